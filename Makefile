@@ -1,0 +1,41 @@
+# `make demo` and `make test` are all a newcomer needs; both build .venv first.
+PYTHON ?= python3
+VIDEOS ?=
+BIN := .venv/bin
+
+.PHONY: env demo test test-all lint lock serve clean
+
+env: .venv/.ready
+
+.venv/.ready: requirements.txt pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip sync --quiet --python $(BIN)/python requirements.txt
+	$(BIN)/python -m ensurepip --upgrade >/dev/null
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	touch $@
+
+demo: env
+	$(BIN)/cutroom demo $(if $(VIDEOS),--videos "$(VIDEOS)")
+
+test: env
+	$(BIN)/python -m pytest
+
+test-all: env
+	$(BIN)/python -m pytest -m ""
+
+lint: env
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+serve: env
+	$(BIN)/python deploy/serve.py
+
+# Pins every package for every platform, without registry addresses.
+lock: env
+	$(BIN)/uv pip compile --quiet --universal --no-emit-index-url --no-header --python-version 3.11 \
+	  --extra dev pyproject.toml deploy/env.in --output-file requirements.txt
+
+clean:
+	rm -rf .venv

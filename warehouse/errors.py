@@ -1,0 +1,47 @@
+"""The errors a user may meet.
+
+CutroomError                what, got, expected, and how to mend it
+├── SettingsError           a setting is unknown or out of range
+├── MediaError              a video cannot be used; `.cause` is one of a fixed set of words
+├── WarehouseError          a table, plan or claim is not as it must be
+├── DatasetError            a packed dataset is missing, cut short or of another shape
+└── WeightsError            a checkpoint is missing or does not fit its network
+"""
+
+from __future__ import annotations
+
+
+class CutroomError(Exception):
+    """Base of every error that Cutroom raises on purpose."""
+
+
+class SettingsError(CutroomError):
+    """A setting is unknown, missing or out of range."""
+
+
+class MediaError(CutroomError):
+    """A video cannot be used.
+
+    `cause` is a short stable word (``no_video_stream``, ``invalid_data``, ``too_large``, ...) that tables count by;
+    the message holds the detail.
+    """
+
+    def __init__(self, cause: str, message: str) -> None:
+        super().__init__(f"{cause}: {message}")
+        self.cause = cause
+        self.detail = message
+
+    def __reduce__(self) -> tuple[type[MediaError], tuple[str, str]]:
+        return type(self), (self.cause, self.detail)
+
+
+class WarehouseError(CutroomError):
+    """A table, plan or claim is not as it must be."""
+
+
+class DatasetError(CutroomError):
+    """A packed dataset is missing, cut short or of another shape than asked for."""
+
+
+class WeightsError(CutroomError):
+    """A checkpoint is missing or does not fit its network."""
