@@ -1,0 +1,75 @@
+"""What a network is told about a clip: text tokens, and numbers such as frame rate and motion.
+
+The text of a clip can be dropped, which replaces it by the null text: zeros that are attended to.
+Training drops it at random so that one network gives both sides of guidance; the numbers always stay (SVD
+keeps them too).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+NUMBERS = ("fps", "motion")
+NUM_MOTION_BUCKETS = 256
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """One batch of conditioning.
+
+    `text_BLD`: text tokens. `mask_BL`: bool, true where a token counts. `numbers_BN`: float32 in the order of
+    NUMBERS (frames per second; motion bucket 0..255), NaN where a clip's value is unknown.
+    """
+
+    text_BLD: Tensor
+    mask_BL: Tensor
+    numbers_BN: Tensor
+
+    def to(self, device: torch.device | str) -> Conditioning:
+        return Conditioning(*(value.to(device) for value in (self.text_BLD, self.mask_BL, self.numbers_BN)))
+
+
+def drop_text(conditioning: Conditioning, drop_B: Tensor) -> Conditioning:
+    """Replace the text of the clips where `drop_B` (bool) is true by the null text."""
+    text_BLD = conditioning.text_BLD.masked_fill(drop_B[:, None, None], 0.0)
+    return replace(conditioning, text_BLD=text_BLD, mask_BL=conditioning.mask_BL | drop_B[:, None])
+
+
+def without_text(conditioning: Conditioning) -> Conditioning:
+    """The unconditional side of guidance: null text for every clip, numbers unchanged."""
+    everyone_B = torch.ones(len(conditioning.text_BLD), dtype=torch.bool, device=conditioning.text_BLD.device)
+    return drop_text(conditioning, everyone_B)
+
+
+def draw_dropout(num_clips: int, rate: float, generator: torch.Generator) -> Tensor:
+    """Which clips lose their text: bool (num_clips,), each true with probability `rate`, fixed by the
+    generator.
+    """
+    return torch.rand(num_clips, generator=generator) < rate
+
+
+def stack(first: Conditioning, second: Conditioning) -> Conditioning:
+    """Two batches as one, first then second."""
+    pairs = zip(vars(first).values(), vars(second).values(), strict=True)
+    return Conditioning(*(torch.cat(pair) for pair in pairs))
+
+
+def motion_edges(motion_N: Tensor, num_buckets: int = NUM_MOTION_BUCKETS) -> Tensor:
+    """The num_buckets - 1 inner edges that split known motion scores into equal shares (float32).
+
+    Clips of unknown motion (NaN) are left out; with no known score the edges are all 0 and say nothing.
+    """
+    known = motion_N[~motion_N.isnan()].double()
+    if not len(known):
+        return torch.zeros(num_buckets - 1)
+    quantiles = torch.arange(1, num_buckets, dtype=torch.float64) / num_buckets
+    return torch.quantile(known, quantiles).float()
+
+
+def motion_bucket(motion_B: Tensor, edges: Tensor) -> Tensor:
+    """Bucket of each motion score as float32 0..len(edges): its quantile rank; NaN stays NaN."""
+    bucket_B = torch.bucketize(motion_B, edges.to(motion_B.device), right=True).float()
+    return bucket_B.masked_fill(motion_B.isnan(), torch.nan)

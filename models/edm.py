@@ -1,0 +1,114 @@
+"""Noise, preconditioning and loss of EDM (Karras et al. 2022, table 1), with the v-form that SVD trains.
+
+A network F sees a scaled noisy input and predicts a mixture of data and noise; the denoiser around it is
+
+    D(x; sigma) = c_skip(sigma) x + c_out(sigma) F(c_in(sigma) x; c_noise(sigma))
+
+Both papers weight the squared error of D by 1 / c_out², so the loss of D is the plain squared error of F
+against one target. The loss is computed on that target: it has no factor that blows up as sigma falls to
+0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from models.conditioning import Conditioning
+
+Network = Callable[[Tensor, Tensor, Conditioning], Tensor]
+
+
+def per_clip(value_B: Tensor, like: Tensor) -> Tensor:
+    """View one number per clip so that it broadcasts over every other axis of `like`."""
+    return value_B.reshape(-1, *[1] * (like.ndim - 1))
+
+
+@dataclass(frozen=True)
+class Preconditioning:
+    """The four scalings and the loss weight as functions of sigma (any shape, positive).
+
+    `sigma_data`: standard deviation of the clean data. `sign`: of c_out; with +1 the network predicts
+    towards the data (EDM), with -1 and unit data it predicts v = (n - sigma x0) / sqrt(1 + sigma²) (SVD).
+    """
+
+    sigma_data: float
+    sign: int
+
+    def c_skip(self, sigma: Tensor) -> Tensor:
+        return self.sigma_data**2 / (sigma**2 + self.sigma_data**2)
+
+    def c_out(self, sigma: Tensor) -> Tensor:
+        return self.sign * sigma * self.sigma_data / (sigma**2 + self.sigma_data**2).sqrt()
+
+    def c_in(self, sigma: Tensor) -> Tensor:
+        return 1 / (sigma**2 + self.sigma_data**2).sqrt()
+
+    def c_noise(self, sigma: Tensor) -> Tensor:
+        return 0.25 * sigma.log()
+
+    def weight(self, sigma: Tensor) -> Tensor:
+        """lambda(sigma), the weight of |D - x0|²."""
+        return (sigma**2 + self.sigma_data**2) / (sigma * self.sigma_data) ** 2
+
+    def target(self, x0: Tensor, noise: Tensor, sigma_B: Tensor) -> Tensor:
+        """What F should say: (x0 - c_skip x) / c_out with x = x0 + sigma n, brought to a form without
+        1/sigma.
+        """
+        sigma = per_clip(sigma_B, x0)
+        scale = self.sign / (self.sigma_data * (sigma**2 + self.sigma_data**2).sqrt())
+        return scale * (sigma * x0 - self.sigma_data**2 * noise)
+
+    def predict(self, network: Network, x: Tensor, sigma_B: Tensor, conditioning: Conditioning) -> Tensor:
+        """F for a noisy x of noise level sigma_B, one per clip (svd.md pitfall: never one per frame)."""
+        return network(per_clip(self.c_in(sigma_B), x) * x, self.c_noise(sigma_B), conditioning)
+
+    def denoise(self, network: Network, x: Tensor, sigma_B: Tensor, conditioning: Conditioning) -> Tensor:
+        """D: the estimate of the clean latents, same shape and dtype as x."""
+        prediction = self.predict(network, x, sigma_B, conditioning)
+        return per_clip(self.c_skip(sigma_B), x) * x + per_clip(self.c_out(sigma_B), x) * prediction
+
+
+EDM = Preconditioning(sigma_data=0.5, sign=1)
+SVD = Preconditioning(sigma_data=1.0, sign=-1)
+
+
+def clip_losses(
+    preconditioning: Preconditioning,
+    network: Network,
+    x0: Tensor,
+    noise: Tensor,
+    sigma_B: Tensor,
+    conditioning: Conditioning,
+) -> Tensor:
+    """Weighted denoising loss of every clip (B,), in float32: mean over its elements of (F - target)²."""
+    prediction = preconditioning.predict(network, x0 + per_clip(sigma_B, x0) * noise, sigma_B, conditioning)
+    error = prediction.float() - preconditioning.target(x0, noise, sigma_B).float()
+    return error.square().flatten(1).mean(1)
+
+
+def log_normal_sigmas(num: int, p_mean: float, p_std: float, generator: torch.Generator) -> Tensor:
+    """`num` noise levels with ln sigma ~ N(P_mean, P_std²), one drawn from each of `num` equal slices of
+    probability.
+
+    The strata leave every level's own distribution as it is and take most of the batch-to-batch variance
+    away.
+    """
+    quantile_B = (torch.arange(num) + torch.rand(num, generator=generator)) / num
+    quantile_B = quantile_B[torch.randperm(num, generator=generator)].clamp(1e-6, 1 - 1e-6)
+    return (p_mean + p_std * math.sqrt(2) * torch.erfinv(2 * quantile_B - 1)).exp()
+
+
+def karras_sigmas(
+    num_steps: int, sigma_min: float = 0.002, sigma_max: float = 700.0, rho: float = 7.0
+) -> Tensor:
+    """Falling noise levels of a sampler with a closing 0: (num_steps + 1,), float64 (EDM eq. 5; SVD's
+    defaults).
+    """
+    ramp = torch.linspace(0, 1, num_steps, dtype=torch.float64)
+    high, low = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
+    return torch.cat([(high + ramp * (low - high)) ** rho, torch.zeros(1, dtype=torch.float64)])

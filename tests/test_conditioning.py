@@ -1,0 +1,72 @@
+"""Text dropout and motion buckets."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from models.conditioning import (
+    Conditioning,
+    draw_dropout,
+    drop_text,
+    motion_bucket,
+    motion_edges,
+    stack,
+    without_text,
+)
+
+
+def conditioning(num_clips=4):
+    text_BLD = torch.arange(1, num_clips + 1.0)[:, None, None].expand(-1, 3, 5)
+    mask_BL = torch.tensor([[True, True, False]]).expand(num_clips, -1)
+    return Conditioning(text_BLD, mask_BL, torch.arange(2.0 * num_clips).reshape(num_clips, 2))
+
+
+def test_dropping_touches_the_dropped_clips_and_their_text_alone():
+    before = conditioning()
+    after = drop_text(before, torch.tensor([False, True, False, True]))
+    assert torch.equal(after.text_BLD[[0, 2]], before.text_BLD[[0, 2]])
+    assert torch.equal(after.mask_BL[[0, 2]], before.mask_BL[[0, 2]])
+    assert not after.text_BLD[[1, 3]].any()
+    assert after.mask_BL[[1, 3]].all()
+    assert torch.equal(after.numbers_BN, before.numbers_BN)
+
+
+def test_the_null_of_training_is_the_null_of_sampling():
+    dropped, unconditional = (
+        drop_text(conditioning(2), torch.tensor([True, True])),
+        without_text(conditioning(2)),
+    )
+    assert all(
+        torch.equal(*pair) for pair in zip(vars(dropped).values(), vars(unconditional).values(), strict=True)
+    )
+
+
+def test_dropout_has_its_rate_and_is_fixed_by_its_generator():
+    drawn = draw_dropout(20_000, 0.15, torch.Generator().manual_seed(0))
+    assert drawn.float().mean().item() == pytest.approx(0.15, abs=0.01)
+    assert torch.equal(drawn, draw_dropout(20_000, 0.15, torch.Generator().manual_seed(0)))
+    assert not draw_dropout(100, 0.0, torch.Generator().manual_seed(0)).any()
+    assert draw_dropout(100, 1.0, torch.Generator().manual_seed(0)).all()
+
+
+def test_stack_keeps_the_order():
+    both = stack(conditioning(2), without_text(conditioning(2)))
+    assert both.text_BLD[:, 0, 0].tolist() == [1, 2, 0, 0]
+
+
+def test_motion_buckets_are_quantile_ranks():
+    scores = torch.rand(5000, generator=torch.Generator().manual_seed(0)) ** 3
+    edges = motion_edges(scores)
+    buckets = motion_bucket(scores, edges)
+    assert buckets.min() == 0
+    assert buckets.max() == 255
+    assert torch.bincount(buckets.long(), minlength=256).max() <= 21
+    assert buckets[scores.argsort()].diff().min() >= 0
+    assert motion_bucket(torch.tensor([torch.nan, -1.0, 9.0]), edges).isnan().tolist() == [True, False, False]
+
+
+def test_unknown_motion_leaves_the_edges_alone():
+    known = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    assert torch.equal(motion_edges(torch.cat([known, torch.full((4,), torch.nan)])), motion_edges(known))
+    assert motion_bucket(torch.tensor([torch.nan]), motion_edges(torch.tensor([torch.nan]))).isnan().all()
