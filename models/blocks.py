@@ -1,0 +1,261 @@
+"""Blocks of image and video UNets (SVD, arXiv 2311.15127, and the latent diffusion UNet that it extends).
+
+Every temporal block works on the output of a spatial one and is blended with it by a learned weight;
+built with a zero output it changes nothing, so an image network that gets temporal blocks starts as the
+same image network.
+
+Axes: B clips, C channels, T frames, H W height and width, S = H W positions, L text tokens, D text channels,
+E channels of the embedding of noise level and numbers, N any sequence. Images are (B T) C H W in
+channels-last memory, so that tokens and convolution inputs are views of one buffer.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def zeroed(module: nn.Module) -> nn.Module:
+    """The same module with all parameters set to 0."""
+    for parameter in module.parameters():
+        nn.init.zeros_(parameter)
+    return module
+
+
+def group_norm(channels: int, eps: float = 1e-5) -> nn.GroupNorm:
+    """32 groups as usual, fewer in narrow networks: a group of one channel would undo the embedding added
+    to it.
+    """
+    return nn.GroupNorm(min(32, channels // 8), channels, eps=eps)
+
+
+def sinusoid(value: Tensor, dim: int, max_period: float = 10_000.0) -> Tensor:
+    """[cos, sin] features of any numbers: (..., dim). NaN, an unknown value, gives all zeros."""
+    half = dim // 2
+    frequency = torch.exp(-math.log(max_period) * torch.arange(half, device=value.device) / half)
+    angle = value.float()[..., None] * frequency
+    return torch.cat([angle.cos(), angle.sin()], dim=-1).nan_to_num(nan=0.0)
+
+
+class TemporalConv(nn.Conv3d):
+    """Convolution over 3 frames at each position, (B C T H W); run in two dimensions, where kernels are
+    fast.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, (3, 1, 1), padding=(1, 0, 0))
+
+    def forward(self, x_BCTHW: Tensor) -> Tensor:
+        width = x_BCTHW.shape[-1]
+        x = rearrange(x_BCTHW, "b c t h w -> b c t (h w)")
+        return rearrange(
+            F.conv2d(x, self.weight[..., 0], self.bias, padding=(1, 0)), "b c t (h w) -> b c t h w", w=width
+        )
+
+
+class Blend(nn.Module):
+    """alpha spatial + (1 - alpha) temporal, alpha = sigmoid of a learned number (0.62 at first, as in
+    SVD).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, spatial: Tensor, temporal: Tensor) -> Tensor:
+        return torch.lerp(temporal, spatial, self.mix.sigmoid())
+
+
+class SpatialResBlock(nn.Module):
+    """GN-SiLU-conv, plus embedding, GN-SiLU-conv (zero at first), plus skip, on each frame."""
+
+    def __init__(self, in_channels: int, out_channels: int, embedding_dim: int) -> None:
+        super().__init__()
+        self.norm_in = group_norm(in_channels)
+        self.conv_in = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.embed = nn.Linear(embedding_dim, out_channels)
+        self.norm_out = group_norm(out_channels)
+        self.conv_out = zeroed(nn.Conv2d(out_channels, out_channels, 3, padding=1))
+        same = in_channels == out_channels
+        self.skip = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, 1)
+
+    def forward(self, x_NCHW: Tensor, embedding_NE: Tensor) -> Tensor:
+        h = self.conv_in(F.silu(self.norm_in(x_NCHW)))
+        h = h + self.embed(F.silu(embedding_NE))[..., None, None]
+        return self.skip(x_NCHW) + self.conv_out(F.silu(self.norm_out(h)))
+
+
+class TemporalResBlock(nn.Module):
+    """The same over frames at each position; the last convolution is zero at first, so it begins as the
+    identity.
+    """
+
+    def __init__(self, channels: int, embedding_dim: int) -> None:
+        super().__init__()
+        self.norm_in = group_norm(channels)
+        self.conv_in = TemporalConv(channels, channels)
+        self.embed = nn.Linear(embedding_dim, channels)
+        self.norm_out = group_norm(channels)
+        self.conv_out = zeroed(TemporalConv(channels, channels))
+
+    def forward(self, x_BCTHW: Tensor, embedding_BE: Tensor) -> Tensor:
+        h = self.conv_in(F.silu(self.norm_in(x_BCTHW)))
+        h = h + self.embed(F.silu(embedding_BE))[..., None, None, None]
+        return x_BCTHW + self.conv_out(F.silu(self.norm_out(h)))
+
+
+class VideoResBlock(nn.Module):
+    """Spatial ResBlock, then with `temporal` the temporal one and their blend. One frame stays purely
+    spatial.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, embedding_dim: int, temporal: bool) -> None:
+        super().__init__()
+        self.spatial = SpatialResBlock(in_channels, out_channels, embedding_dim)
+        self.temporal = TemporalResBlock(out_channels, embedding_dim) if temporal else None
+        self.temporal_blend = Blend() if temporal else None
+
+    def forward(self, x_NCHW: Tensor, embedding_BE: Tensor, num_frames: int) -> Tensor:
+        spatial = self.spatial(x_NCHW, embedding_BE.repeat_interleave(num_frames, 0))
+        if self.temporal is None or num_frames == 1:
+            return spatial
+        clips = rearrange(spatial, "(b t) c h w -> b c t h w", t=num_frames)
+        return rearrange(
+            self.temporal_blend(clips, self.temporal(clips, embedding_BE)), "b c t h w -> (b t) c h w"
+        )
+
+
+class Attention(nn.Module):
+    """Multi-head attention of x to itself or to a context (masked: true = seen)."""
+
+    def __init__(self, channels: int, head_dim: int, context_dim: int | None = None) -> None:
+        super().__init__()
+        source = channels if context_dim is None else context_dim
+        self.head_dim = head_dim
+        self.to_q = nn.Linear(channels, channels, bias=False)
+        self.to_k = nn.Linear(source, channels, bias=False)
+        self.to_v = nn.Linear(source, channels, bias=False)
+        self.to_out = nn.Linear(channels, channels)
+
+    def heads(self, x_BNC: Tensor) -> Tensor:
+        return rearrange(x_BNC, "b n (h c) -> b h n c", c=self.head_dim)
+
+    def forward(
+        self, x_BNC: Tensor, context_BLD: Tensor | None = None, mask_BL: Tensor | None = None
+    ) -> Tensor:
+        source = x_BNC if context_BLD is None else context_BLD
+        q, k, v = self.heads(self.to_q(x_BNC)), self.heads(self.to_k(source)), self.heads(self.to_v(source))
+        mask = None if mask_BL is None else mask_BL[:, None, None, :]
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return self.to_out(rearrange(attended, "b h n c -> b n (h c)"))
+
+
+class GatedFeedForward(nn.Module):
+    """GEGLU of four times the width."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.into = nn.Linear(channels, 8 * channels)
+        self.out = nn.Linear(4 * channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        value, gate = self.into(x).chunk(2, dim=-1)
+        return self.out(value * F.gelu(gate))
+
+
+class SpatialBlock(nn.Module):
+    """Attention among the positions of a frame, attention to the text, feed-forward. Tokens are (B T S C)."""
+
+    def __init__(self, channels: int, head_dim: int, context_dim: int) -> None:
+        super().__init__()
+        self.norm_self, self.norm_text, self.norm_ff = (nn.LayerNorm(channels) for _ in range(3))
+        self.self_attention = Attention(channels, head_dim)
+        self.text_attention = Attention(channels, head_dim, context_dim)
+        self.feed_forward = GatedFeedForward(channels)
+
+    def forward(self, x_BTSC: Tensor, context_BLD: Tensor, mask_BL: Tensor) -> Tensor:
+        num_clips, num_frames, num_positions, _ = x_BTSC.shape
+        x = rearrange(x_BTSC, "b t s c -> (b t) s c")
+        x = x + self.self_attention(self.norm_self(x))
+        x = rearrange(x, "(b t) s c -> b (t s) c", b=num_clips)
+        x = x + self.text_attention(self.norm_text(x), context_BLD, mask_BL)
+        x = x + self.feed_forward(self.norm_ff(x))
+        return rearrange(x, "b (t s) c -> b t s c", t=num_frames, s=num_positions)
+
+
+class TemporalBlock(nn.Module):
+    """Attention among the frames of a position. Tokens are (B T S C).
+
+    Its four outputs and that of the frame index are zero at first: the block begins as the identity.
+    (SVD's own code starts them at random, which changes the image network by a few percent.)
+    """
+
+    def __init__(self, channels: int, head_dim: int, context_dim: int) -> None:
+        super().__init__()
+        self.frame_index = nn.Sequential(
+            nn.Linear(channels, 4 * channels), nn.SiLU(), zeroed(nn.Linear(4 * channels, channels))
+        )
+        self.norm_in, self.norm_self, self.norm_text, self.norm_ff = (
+            nn.LayerNorm(channels) for _ in range(4)
+        )
+        self.feed_forward_in, self.feed_forward = GatedFeedForward(channels), GatedFeedForward(channels)
+        self.self_attention = Attention(channels, head_dim)
+        self.text_attention = Attention(channels, head_dim, context_dim)
+        for residual in (self.feed_forward_in.out, self.feed_forward.out):
+            zeroed(residual)
+        for residual in (self.self_attention.to_out, self.text_attention.to_out):
+            zeroed(residual)
+
+    def forward(self, x_BTSC: Tensor, context_BLD: Tensor, mask_BL: Tensor) -> Tensor:
+        num_clips, num_frames, num_positions, channels = x_BTSC.shape
+        index_T = torch.arange(num_frames, device=x_BTSC.device)
+        x = x_BTSC + self.frame_index(sinusoid(index_T, channels).to(x_BTSC))[:, None]
+        x = x + self.feed_forward_in(self.norm_in(x))
+        x = rearrange(x, "b t s c -> (b s) t c")
+        x = x + self.self_attention(self.norm_self(x))
+        x = rearrange(x, "(b s) t c -> b (t s) c", b=num_clips)
+        x = x + self.text_attention(self.norm_text(x), context_BLD, mask_BL)
+        x = x + self.feed_forward(self.norm_ff(x))
+        return rearrange(x, "b (t s) c -> b t s c", t=num_frames, s=num_positions)
+
+
+class VideoTransformer(nn.Module):
+    """Spatial block, then with `temporal` the temporal one and their blend, inside one residual branch."""
+
+    def __init__(self, channels: int, head_dim: int, context_dim: int, temporal: bool) -> None:
+        super().__init__()
+        self.norm = group_norm(channels, eps=1e-6)
+        self.project_in = nn.Linear(channels, channels)
+        self.spatial = SpatialBlock(channels, head_dim, context_dim)
+        self.temporal = TemporalBlock(channels, head_dim, context_dim) if temporal else None
+        self.temporal_blend = Blend() if temporal else None
+        self.project_out = zeroed(nn.Linear(channels, channels))
+
+    def forward(self, x_NCHW: Tensor, context_BLD: Tensor, mask_BL: Tensor, num_frames: int) -> Tensor:
+        height = x_NCHW.shape[-2]
+        tokens = rearrange(self.norm(x_NCHW), "(b t) c h w -> b t (h w) c", t=num_frames)
+        tokens = self.spatial(self.project_in(tokens), context_BLD, mask_BL)
+        if self.temporal is not None and num_frames > 1:
+            tokens = self.temporal_blend(tokens, self.temporal(tokens, context_BLD, mask_BL))
+        return x_NCHW + rearrange(self.project_out(tokens), "b t (h w) c -> (b t) c h w", h=height)
+
+
+class Downsample(nn.Conv2d):
+    """Half of height and width."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels, 3, stride=2, padding=1)
+
+
+class Upsample(nn.Conv2d):
+    """Twice the height and width."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels, 3, padding=1)
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        return super().forward(F.interpolate(x_NCHW, scale_factor=2.0, mode="nearest"))
