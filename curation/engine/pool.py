@@ -1,0 +1,140 @@
+"""Worker processes that can be killed one by one: a unit that hangs or crashes costs that unit alone."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+from curation.engine import worker
+from curation.engine.work import Unit, Work
+from warehouse import owner
+from warehouse.ledger import Ledger
+
+_ONE_THREAD = {
+    name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OPENCV_FOR_THREADS_NUM")
+}
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A unit's end: where its rows lie, or why it has none."""
+
+    unit: Unit
+    folder: Path
+    failure: tuple[str, str] | None
+
+
+@dataclass
+class _Slot:
+    process: subprocess.Popen[bytes]
+    unit: Unit | None = None
+    folder: Path | None = None
+    deadline: float = field(default=float("inf"))
+
+
+class Pool:
+    """`size` worker processes, each with one thread, so that the same clip gives the same numbers on any machine."""
+
+    def __init__(self, size: int, scratch: Path, preload: tuple[str, ...] = ()) -> None:
+        self.size = size
+        self._scratch = scratch / owner.new_name()
+        self._preload = preload
+        self._slots: list[_Slot] = []
+        self._count = 0
+
+    def __enter__(self) -> Pool:
+        self._scratch.mkdir(parents=True)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for slot in self._slots:
+            _kill(slot.process)
+        self._slots.clear()
+        shutil.rmtree(self._scratch, ignore_errors=True)
+
+    def run(self, work: Work, ledger: Ledger, units: Iterable[Unit]) -> Iterator[Finished]:
+        """Runs units, yielding each as it ends, in no particular order; the caller deletes each folder when it is read."""
+        waiting = iter(units)
+        with selectors.DefaultSelector() as ready:
+            while True:
+                self._fill(work, ledger, waiting, ready)
+                busy = [s for s in self._slots if s.unit is not None]
+                if not busy:
+                    return
+                timeout = max(0.0, min(s.deadline for s in busy) - time.monotonic())
+                answered = [key.data for key, _ in ready.select(timeout)]
+                late = [s for s in busy if s not in answered and time.monotonic() >= s.deadline]
+                for slot in [*answered, *late]:
+                    ready.unregister(slot.process.stdout)
+                    yield self._collect(slot, work, late=slot in late)
+
+    def _fill(
+        self, work: Work, ledger: Ledger, waiting: Iterator[Unit], ready: selectors.BaseSelector
+    ) -> None:
+        free = [s for s in self._slots if s.unit is None]
+        while free or len(self._slots) < self.size:
+            unit = next(waiting, None)
+            if unit is None:
+                return
+            if not free:
+                self._slots.append(_Slot(self._start()))
+                free.append(self._slots[-1])
+            slot = free.pop()
+            self._give(slot, work, ledger, unit)
+            ready.register(slot.process.stdout, selectors.EVENT_READ, slot)
+
+    def _give(self, slot: _Slot, work: Work, ledger: Ledger, unit: Unit) -> None:
+        self._count += 1
+        slot.unit, slot.folder = unit, self._scratch / str(self._count)
+        slot.folder.mkdir()
+        slot.deadline = time.monotonic() + work.timeout_s
+        with contextlib.suppress(BrokenPipeError):  # a worker that died idle is seen when its answer is read
+            worker.send(slot.process.stdin, (work, ledger.store, ledger.plan, unit, slot.folder))
+
+    def _collect(self, slot: _Slot, work: Work, *, late: bool) -> Finished:
+        unit, folder = slot.unit, slot.folder
+        slot.unit, slot.folder = None, None
+        if late:
+            failure = ("timeout", f"took longer than {work.timeout_s:g} s and was killed")
+        else:
+            try:
+                return Finished(unit, folder, worker.receive(slot.process.stdout))
+            except EOFError:
+                failure = ("crashed", _how_it_ended(slot.process))
+        _kill(slot.process)
+        self._slots.remove(slot)
+        return Finished(unit, folder, failure)
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "curation.engine.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=os.environ | _ONE_THREAD | {"CUTROOM_WORKER_PRELOAD": ",".join(self._preload)},
+            start_new_session=True,
+        )
+
+
+def _how_it_ended(process: subprocess.Popen[bytes]) -> str:
+    code = process.wait()
+    return f"the process was ended by {signal.Signals(-code).name}" if code < 0 else f"the process exited with {code}"
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    process.stdin.close()
+    process.stdout.close()

@@ -1,0 +1,73 @@
+"""What the engine runs: a step declared as data, how its ids split into units, and the code for one unit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from warehouse.ledger import Ledger
+from warehouse.plan import Step
+from warehouse.schema import TABLES
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What one process works through at a time: ids of one shard, each with the attempts spent on it before."""
+
+    shard: str
+    ids: tuple[tuple, ...]
+    attempts: tuple[int, ...]
+
+
+class Work(Protocol):
+    """A step with its code. It is pickled to worker processes, so it holds settings, never models or files."""
+
+    step: Step
+    timeout_s: float
+    """A unit that takes longer is killed and fails with the cause `timeout`."""
+    isolated: bool
+    """Each unit gets a process of its own; otherwise a process keeps its models and takes one unit after another."""
+    unit_size: int
+    """Ids in a unit at the first attempt; later attempts go one by one, so that a bad id takes no other with it."""
+
+    def run(self, ledger: Ledger, unit: Unit, outputs: Outputs) -> None:
+        """Settles every id of the unit: appends rows, the ledger table's with their state."""
+
+
+class Outputs:
+    """Rows of one unit on their way to the commit, one Arrow stream file per table: a unit of any size fits in memory."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._writers: dict[str, pa.ipc.RecordBatchStreamWriter] = {}
+
+    def append(self, table: str, rows: Sequence[Mapping[str, Any]] | pa.Table) -> None:
+        """Adds rows; columns that are not given are null."""
+        schema = TABLES[table].schema
+        if not isinstance(rows, pa.Table):
+            rows = pa.Table.from_pylist([dict(r) for r in rows], schema)
+        if table not in self._writers:
+            self._writers[table] = pa.ipc.new_stream(self.folder / f"{table}.arrows", schema)
+        self._writers[table].write_table(rows.select(schema.names).cast(schema))
+
+    def close(self) -> None:
+        for writer in self._writers.values():
+            writer.close()
+
+
+def settled(attempt: int, state: str = "done", cause: str | None = None, detail: str | None = None) -> dict[str, Any]:
+    """The state columns of a row; `attempt` counts this time too."""
+    return {"state": state, "cause": cause, "detail": detail, "attempt": attempt}
+
+
+def failed_rows(step: Step, unit: Unit, cause: str, detail: str) -> list[dict[str, Any]]:
+    """Rows for a unit whose process did not live to tell."""
+    identity = TABLES[step.ledger_table].identity
+    return [
+        dict(zip(identity, id_, strict=True)) | settled(spent + 1, "failed", cause, detail)
+        for id_, spent in zip(unit.ids, unit.attempts, strict=True)
+    ]

@@ -1,0 +1,189 @@
+"""From what the user named to shards of videos: list the sources, hash them, group what is new.
+
+Three steps: `give` writes down what was asked for, before anything is opened; `hash` reads every source once and finds
+its content's identity; `assign` puts videos that no shard holds yet into new shards, in the order of their URIs, so
+that a run that was stopped goes on exactly where it was.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+from pyarrow import fs
+
+from curation.engine.work import Outputs, Unit, settled
+from curation.media import MediaLimits, content_hash, probe
+from warehouse.claims import claim
+from warehouse.errors import MediaError, WarehouseError
+from warehouse.ledger import Ledger
+from warehouse.plan import Step, digest
+from warehouse.schema import TABLES
+
+VIDEO_SUFFIXES = frozenset(
+    ".264 .265 .3g2 .3gp .asf .avi .dv .f4v .flv .h264 .h265 .hevc .ivf .m1v .m2ts .m2v .m4v .mkv .mov .mp4 .mpeg .mpg "
+    ".mts .mxf .nut .obu .ogm .ogv .rm .rmvb .ts .vob .webm .wmv .y4m".split()
+)
+GROUP_SIZE = 4096
+GIVE = Step("give", 1, (), ("given",))
+HASH = Step("hash", 1, ("given",), ("sources",))
+ASSIGN = Step("assign", 1, ("sources",), ("shards",))
+
+
+@dataclass(frozen=True)
+class ShardSize:
+    """A shard is full when it reaches one of these; part of no key, since a shard that exists never changes."""
+
+    hours: float = 2.0
+    """Hours of footage."""
+    gib: float = 8.0
+    """Size of the video files, in GiB."""
+    videos: int = 512
+    """Number of videos."""
+
+
+def open_source(uri: str) -> Path | pa.NativeFile:
+    """A local path, or a seekable file of the object store."""
+    if "://" not in uri:
+        return Path(uri)
+    filesystem, path = fs.FileSystem.from_uri(uri)
+    return filesystem.open_input_file(path)
+
+
+def list_sources(footage: Iterable[str]) -> list[dict[str, object]]:
+    """Rows of `given` for files, folders (searched recursively) and object-store prefixes, by URI, each once."""
+    rows = {row["uri"]: row for place in footage for row in _list_place(place)}
+    return [rows[uri] for uri in sorted(rows)]
+
+
+def _list_place(place: str) -> Iterator[dict[str, object]]:
+    if "://" in place:
+        yield from _list_remote(place)
+        return
+    path = Path(os.path.abspath(Path(place).expanduser()))
+    if not path.is_dir():
+        yield _given(str(path), path, named=True)
+        return
+    for folder, _, files in os.walk(path):
+        for name in files:
+            yield _given(os.path.join(folder, name), Path(folder, name), named=False)
+
+
+def _given(uri: str, path: Path, *, named: bool) -> dict[str, object]:
+    try:
+        stat = path.stat()
+        size, modified = stat.st_size, stat.st_mtime_ns
+    except OSError:
+        size = modified = None
+    uri = uri.encode("utf-8", "backslashreplace").decode()
+    return _row(uri, size, modified, named)
+
+
+def _list_remote(place: str) -> Iterator[dict[str, object]]:
+    filesystem, path = fs.FileSystem.from_uri(place)
+    prefix = place[: len(place) - len(path)]
+    info = filesystem.get_file_info(path)
+    if info.type == fs.FileType.Directory:
+        for found in filesystem.get_file_info(fs.FileSelector(path, recursive=True)):
+            if found.type == fs.FileType.File:
+                yield _row(prefix + found.path, found.size, found.mtime_ns, False)
+    else:
+        yield _row(place, info.size, info.mtime_ns, True)
+
+
+def _row(uri: str, size: int | None, modified_ns: int | None, named: bool) -> dict[str, object]:
+    source_id = digest([uri, size, modified_ns], 32)
+    return {"source_id": source_id, "uri": uri, "named": named, "bytes": size, "modified_ns": modified_ns}
+
+
+def give(ledger: Ledger, footage: Sequence[str], *, run_id: str) -> list[str]:
+    """Writes down the sources that are new to the warehouse; returns the groups that hold any of the footage.
+
+    Raises:
+        WarehouseError: nothing was named, or the named folders hold no file at all.
+    """
+    rows = list_sources(footage)
+    if not rows:
+        raise WarehouseError(f"no file found in {', '.join(footage) or 'nothing'}; name video files or folders of them")
+    with claim(ledger.store, "given", wait_s=600) as held:
+        if not held:
+            raise WarehouseError("another run has been listing its footage for 10 minutes; end it or wait for it")
+        known = set(ledger.read_all("given", ["source_id"])["source_id"])
+        new = [r for r in rows if r["source_id"] not in known]
+        for start in range(0, len(new), GROUP_SIZE):
+            group = new[start : start + GROUP_SIZE]
+            name = digest([r["source_id"] for r in group])
+            table = pa.Table.from_pylist(group, TABLES["given"].schema)
+            ledger.commit(GIVE, name, {"given": table.to_batches()}, run_id=run_id)
+    wanted = {r["source_id"] for r in rows}
+    return [g for g in ledger.groups() if not wanted.isdisjoint(ledger.read("given", g, ["source_id"])["source_id"])]
+
+
+@dataclass(frozen=True)
+class HashWork:
+    """Finds each source's content hash, and how long its header says it lasts."""
+
+    limits: MediaLimits
+    timeout_s: float = 3600.0
+    step: Step = HASH
+    isolated: bool = True
+    unit_size: int = 16
+
+    def run(self, ledger: Ledger, unit: Unit, outputs: Outputs) -> None:
+        ids = [i for (i,) in unit.ids]
+        given = ledger.read("given", unit.shard).filter(pl.col("source_id").is_in(ids))
+        rows = {r["source_id"]: r for r in given.iter_rows(named=True)}
+        spent = dict(zip(ids, unit.attempts, strict=True))
+        outputs.append("sources", [self._hash(rows[i], spent[i] + 1) for i in ids])
+
+    def _hash(self, given: dict, attempt: int) -> dict[str, object]:
+        row = {k: given[k] for k in ("source_id", "uri", "bytes")}
+        if not given["named"] and Path(given["uri"]).suffix.lower() not in VIDEO_SUFFIXES:
+            return row | settled(attempt, "skipped", "not_a_video_name", "found in a folder, and not named like a video")
+        try:
+            row["video_id"] = content_hash(open_source(given["uri"]))
+        except FileNotFoundError:
+            return row | settled(attempt, "failed", "not_found", "there is no such file")
+        except OSError as error:
+            return row | settled(attempt, "failed", "io_error", str(error))
+        return row | {"duration_s": self._duration_s(given["uri"])} | settled(attempt)
+
+    def _duration_s(self, uri: str) -> float | None:
+        """The header's word; a video that cannot be opened is refused with its cause when it is scanned."""
+        try:
+            return probe(open_source(uri), self.limits).duration_s
+        except MediaError:
+            return None
+
+
+def assign(ledger: Ledger, size: ShardSize, *, run_id: str) -> list[str]:
+    """Puts videos that no shard holds yet into new shards; returns all shards."""
+    with claim(ledger.store, "shards", wait_s=600) as held:
+        if not held:
+            raise WarehouseError("another run has been forming shards for 10 minutes; end it or wait for it")
+        sources = ledger.read_all("sources").filter(pl.col("state") == "done").sort("uri")
+        known = ledger.read_all("shards", ["video_id"])
+        new = sources.unique("video_id", keep="first", maintain_order=True).join(known, on="video_id", how="anti")
+        for members in _fill(new.sort("uri").iter_rows(named=True), size):
+            table = pa.Table.from_pylist(members, TABLES["shards"].schema)
+            name = digest([m["video_id"] for m in members])
+            ledger.commit(ASSIGN, name, {"shards": table.to_batches()}, run_id=run_id)
+    return ledger.shards()
+
+
+def _fill(videos: Iterable[dict], size: ShardSize) -> Iterator[list[dict]]:
+    """Fills one shard after the other."""
+    members: list[dict] = []
+    for video in videos:
+        members.append(video)
+        hours = sum(m["duration_s"] or 0.0 for m in members) / 3600
+        gib = sum(m["bytes"] for m in members) / 2**30
+        if hours >= size.hours or gib >= size.gib or len(members) >= size.videos:
+            yield members
+            members = []
+    if members:
+        yield members

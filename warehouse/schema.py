@@ -1,0 +1,373 @@
+"""Every table of a warehouse: its rows, its key's parts, its states and its retry rule.
+
+The tables form a chain. Each says from which rows of which other table its ids follow, so that `audit` can prove from
+ids that nothing is missing, doubled or unknown::
+
+    given -> sources -> shards -> videos -> frame_scores, flow, grid_frames
+                                       \\-> cuts -> clips -> motion, text_area, ... -> verdicts -> latents, text_embeddings
+
+**Key.** ``hash(table, step version, step config, keys of the tables that the step reads)``; see `warehouse.plan`.
+
+**States.** A row of a stateful table is ``done``, ``failed`` (with cause, detail and attempt) or ``skipped`` (with the
+reason as its cause). An id without a row is pending; pending is never written.
+
+**Retry rule.** The same command again settles the ids that have no row. A failure whose cause is transient
+(`TRANSIENT_CAUSES`) is tried again, up to `MAX_ATTEMPTS` times in all; any other failure is final at once and is tried
+again on demand only (``--retry-failed``). A retry writes the next generation of its shard with the rows that it
+settled; for an id the highest generation counts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import pyarrow as pa
+
+State = Literal["done", "failed", "skipped"]
+
+MAX_ATTEMPTS = 3
+TRANSIENT_CAUSES = frozenset({"timeout", "crashed", "out_of_memory", "io_error", "server_error"})
+
+
+def column(name: str, type_: pa.DataType, meaning: str, *, unit: str = "", source: str = "") -> pa.Field:
+    """A field whose metadata carries what it means, in which unit, and where the definition comes from."""
+    metadata = {"meaning": meaning, "unit": unit, "source": source}
+    return pa.field(name, type_, metadata={k: v for k, v in metadata.items() if v})
+
+
+STATE_COLUMNS = (
+    column("state", pa.string(), "done, failed or skipped"),
+    column("cause", pa.string(), "short stable word: why it failed or was skipped; null when done"),
+    column("detail", pa.string(), "a sentence for people; null when done"),
+    column("attempt", pa.int8(), "how often it was tried, this time included"),
+)
+
+
+@dataclass(frozen=True)
+class Expects:
+    """Where a table's ids come from: the values of `columns` in the rows of `table` in which `where` holds."""
+
+    table: str
+    columns: tuple[str, ...]
+    where: tuple[str, str | bool] | None = None
+    explode: bool = False
+    """The last of `columns` is a list; each element makes an id."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table: name, row identity, columns, and the rows of which other table it answers for."""
+
+    name: str
+    identity: tuple[str, ...]
+    fields: tuple[pa.Field, ...]
+    expects: Expects | None
+    stateful: bool = True
+    by_shard: bool = True
+    """Its files are named by shards of videos; otherwise by groups of sources."""
+
+    @property
+    def schema(self) -> pa.Schema:
+        return pa.schema(self.fields + (STATE_COLUMNS if self.stateful else ()))
+
+
+_CLIP_ID = column("clip_id", pa.string(), "hash of video, stream, start and end")
+_VIDEO_ID = column("video_id", pa.string(), "SHA-256 of the video's bytes")
+_DONE_CLIPS = Expects("clips", ("clip_id",), ("state", "done"))
+_DONE_VIDEOS = Expects("videos", ("video_id",), ("state", "done"))
+_KEPT = Expects("verdicts", ("clip_id",), ("kept", True))
+_MODEL = column("model", pa.string(), "which weights made it: 'embedded', a hub name or a path; embedded ones know the sample reel alone")
+
+
+def _per_clip(name: str, *fields: pa.Field) -> Table:
+    return Table(name, ("clip_id",), (_CLIP_ID, *fields), _DONE_CLIPS)
+
+
+_GIVEN = Table(
+    "given",
+    ("source_id",),
+    (
+        column("source_id", pa.string(), "hash of the URI, size and time of last change"),
+        column("uri", pa.string(), "the file as it was given, absolute"),
+        column("named", pa.bool_(), "given by its own name, not found in a folder"),
+        column("bytes", pa.int64(), "size; null when there is no such file", unit="bytes"),
+        column("modified_ns", pa.int64(), "time of last change; null when there is no such file", unit="ns"),
+    ),
+    None,
+    stateful=False,
+    by_shard=False,
+)
+
+_SOURCES = Table(
+    "sources",
+    ("source_id",),
+    (
+        column("source_id", pa.string(), "hash of the URI, size and time of last change"),
+        column("uri", pa.string(), "the file as it was given, absolute"),
+        column("video_id", pa.string(), "SHA-256 of its bytes; null when it could not be read"),
+        column("bytes", pa.int64(), "size", unit="bytes"),
+        column("duration_s", pa.float64(), "as the header says; null when unknown", unit="s"),
+    ),
+    Expects("given", ("source_id",)),
+    by_shard=False,
+)
+
+_SHARDS = Table(
+    "shards",
+    ("video_id",),
+    (
+        _VIDEO_ID,
+        column("source_id", pa.string(), "the source that its bytes are read from"),
+        column("uri", pa.string(), "that source's URI"),
+        column("bytes", pa.int64(), "size", unit="bytes"),
+        column("duration_s", pa.float64(), "as the header says; sizes the shard; null when unknown", unit="s"),
+    ),
+    Expects("sources", ("video_id",), ("state", "done")),
+    stateful=False,
+)
+
+_VIDEOS = Table(
+    "videos",
+    ("video_id",),
+    (
+        _VIDEO_ID,
+        column("uri", pa.string(), "where its bytes were read"),
+        column("container", pa.string(), "container format"),
+        column("codec", pa.string(), "video codec"),
+        column("pix_fmt", pa.string(), "pixel format"),
+        column("width", pa.int32(), "as displayed, after rotation", unit="px"),
+        column("height", pa.int32(), "as displayed, after rotation", unit="px"),
+        column("rotation_deg", pa.int16(), "display rotation that was applied", unit="degrees"),
+        column("time_base_num", pa.int32(), "numerator of the stream's time base"),
+        column("time_base_den", pa.int32(), "denominator of the stream's time base"),
+        column("start_pts", pa.int64(), "first frame", unit="ticks"),
+        column("end_pts", pa.int64(), "end of the last frame", unit="ticks"),
+        column("duration_s", pa.float64(), "from first frame to the end of the last", unit="s"),
+        column("fps", pa.float64(), "decoded frames over duration", unit="1/s"),
+        column("num_frames", pa.int64(), "frames that were decoded"),
+        column("decode_errors", pa.int32(), "packets that the decoder refused and survived"),
+        column("has_audio", pa.bool_(), "an audio stream is present"),
+        column("bytes", pa.int64(), "size", unit="bytes"),
+        column("signals", pa.list_(pa.string()), "signals that were taken of its frames"),
+        column("grid_pts", pa.list_(pa.int64()), "frames that were spooled on the time grid", unit="ticks"),
+    ),
+    Expects("shards", ("video_id",)),
+)
+
+_FRAME_SCORES = Table(
+    "frame_scores",
+    ("video_id", "signal"),
+    (
+        _VIDEO_ID,
+        column("signal", pa.string(), "detector and rate, or a plain measure of each frame"),
+        column("rate_fps", pa.float64(), "rate at which frames were looked at; null: every frame", unit="1/s"),
+        column("frame", pa.list_(pa.int32()), "index in presentation order"),
+        column("pts", pa.list_(pa.int64()), "time of the frame", unit="ticks"),
+        column("value", pa.list_(pa.float32()), "the detector's score of the frame"),
+    ),
+    Expects("videos", ("video_id", "signals"), ("state", "done"), explode=True),
+    stateful=False,
+)
+
+_FLOW = Table(
+    "flow",
+    ("video_id",),
+    (
+        _VIDEO_ID,
+        column("pts0", pa.list_(pa.int64()), "first frame of each pair", unit="ticks"),
+        column("pts1", pa.list_(pa.int64()), "second frame of each pair", unit="ticks"),
+        column("magnitude", pa.list_(pa.float32()), "mean length of the flow vectors",
+               unit="px of a frame with a short side of 16 px, per 0.5 s", source="SVD, appendix C; Farneback 2003"),
+        column("dx", pa.list_(pa.float32()), "mean horizontal flow, right is positive", unit="as magnitude"),
+        column("dy", pa.list_(pa.float32()), "mean vertical flow, down is positive", unit="as magnitude"),
+    ),
+    _DONE_VIDEOS,
+    stateful=False,
+)
+
+_GRID_FRAMES = Table(
+    "grid_frames",
+    ("video_id", "pts"),
+    (
+        _VIDEO_ID,
+        column("pts", pa.int64(), "time of the frame", unit="ticks"),
+        column("jpeg", pa.binary(), "upright RGB image"),
+        column("width", pa.int32(), "of the image", unit="px"),
+        column("height", pa.int32(), "of the image", unit="px"),
+    ),
+    Expects("videos", ("video_id", "grid_pts"), ("state", "done"), explode=True),
+    stateful=False,
+)
+
+_CUT = pa.struct(
+    [
+        column("frame", pa.int32(), "first frame wholly of the new scene, in presentation order"),
+        column("pts", pa.int64(), "its time", unit="ticks"),
+        column("time_s", pa.float64(), "its time from the first frame", unit="s"),
+        column("start_pts", pa.int64(), "where the transition begins", unit="ticks"),
+        column("end_pts", pa.int64(), "where the transition ends; equals pts", unit="ticks"),
+        column("type", pa.string(), "hard or gradual"),
+        column("confidence", pa.float32(), "0 to 1"),
+    ]
+)
+
+_CUTS = Table(
+    "cuts",
+    ("video_id",),
+    (
+        _VIDEO_ID,
+        column("cuts", pa.list_(_CUT), "boundaries, merged over the detectors' frame rates", source="SVD, appendix C"),
+        column("span_ids", pa.list_(pa.string()), "ids of all spans, in order; together they cover the video"),
+    ),
+    _DONE_VIDEOS,
+)
+
+_CLIPS = Table(
+    "clips",
+    ("clip_id",),
+    (
+        _CLIP_ID,
+        _VIDEO_ID,
+        column("stream", pa.int16(), "index of the stream in its container"),
+        column("start_pts", pa.int64(), "first frame", unit="ticks"),
+        column("end_pts", pa.int64(), "just past the last frame", unit="ticks"),
+        column("start_s", pa.float64(), "from the video's first frame", unit="s"),
+        column("duration_s", pa.float64(), "length", unit="s"),
+        column("num_frames", pa.int32(), "frames inside"),
+        column("scene", pa.int32(), "index of the scene that it lies in"),
+    ),
+    Expects("cuts", ("span_ids",), ("state", "done"), explode=True),
+)
+
+_MOTION = _per_clip(
+    "motion",
+    column("score", pa.float32(), "mean flow over the pairs that lie inside the clip",
+           unit="px of a frame with a short side of 16 px, per 0.5 s", source="SVD, appendix C"),
+    column("dx", pa.float32(), "mean horizontal flow, right is positive", unit="as score"),
+    column("dy", pa.float32(), "mean vertical flow, down is positive", unit="as score"),
+    column("num_pairs", pa.int32(), "pairs averaged"),
+)
+
+_TEXT_AREA = _per_clip(
+    "text_area",
+    column("score", pa.float32(), "largest of the frames' areas", unit="share of the frame", source="SVD, appendix C"),
+    column("areas", pa.list_(pa.float32()), "union of text boxes in first, middle, last frame", unit="share of the frame"),
+    column("text", pa.list_(pa.string()), "what was read, over the frames, each once"),
+    column("engine", pa.string(), "which detector read it"),
+)
+
+_SHARPNESS = _per_clip(
+    "sharpness",
+    column("score", pa.float32(), "median over frames of the log variance of the Laplacian at a fixed size", unit="log"),
+    column("brightness", pa.float32(), "mean luma", unit="0 to 1"),
+)
+
+_EMBEDDINGS = _per_clip(
+    "embeddings",
+    _MODEL,
+    column("first", pa.list_(pa.float32()), "image embedding of the first frame, length 1"),
+    column("middle", pa.list_(pa.float32()), "image embedding of the middle frame, length 1"),
+    column("last", pa.list_(pa.float32()), "image embedding of the last frame, length 1"),
+)
+
+_AESTHETICS = _per_clip(
+    "aesthetics",
+    _MODEL,
+    column("score", pa.float32(), "mean over the frames", source="LAION aesthetic predictor"),
+    column("scores", pa.list_(pa.float32()), "first, middle, last frame"),
+)
+
+_CAPTIONS = _per_clip(
+    "captions",
+    column("frame_caption", pa.string(), "of the middle frame"),
+    column("frame_method", pa.string(), "model that wrote it"),
+    column("frame_status", pa.string(), "ok or truncated"),
+    column("video_caption", pa.string(), "of the whole clip"),
+    column("video_method", pa.string(), "model or rule that wrote it"),
+    column("video_status", pa.string(), "ok or truncated"),
+)
+
+_SUMMARIES = _per_clip(
+    "summaries",
+    column("summary", pa.string(), "one caption out of both"),
+    column("method", pa.string(), "language model or rule that merged them"),
+    column("status", pa.string(), "ok or truncated"),
+)
+
+_SIMILARITY = _per_clip(
+    "similarity",
+    _MODEL,
+    column("score", pa.float32(), "mean over the frames for the summary", unit="cosine", source="SVD, appendix C"),
+    column("cosines", pa.list_(pa.float32()), "nine values: first, middle, last frame by frame, video, summary caption"),
+)
+
+_VERDICTS = Table(
+    "verdicts",
+    ("clip_id",),
+    (
+        _CLIP_ID,
+        column("kept", pa.bool_(), "it passed every filter"),
+        column("rejected_by", pa.string(), "first filter that rejected it; null when kept"),
+        column("failed_filters", pa.list_(pa.string()), "all filters that reject it, in order"),
+    ),
+    _DONE_CLIPS,
+    stateful=False,
+)
+
+_LATENTS = Table(
+    "latents",
+    ("clip_id",),
+    (
+        _CLIP_ID,
+        column("latents", pa.binary(), "float16, C order (frames, channels, height, width), scaled"),
+        column("shape", pa.list_(pa.int32()), "frames, channels, height, width"),
+        column("fps", pa.float32(), "rate at which the frames were really taken", unit="1/s"),
+    ),
+    _KEPT,
+)
+
+_TEXT_EMBEDDINGS = Table(
+    "text_embeddings",
+    ("clip_id",),
+    (
+        _CLIP_ID,
+        column("caption", pa.string(), "the caption that was encoded"),
+        column("caption_method", pa.string(), "who wrote it"),
+        column("text", pa.binary(), "float16, C order (tokens, width)"),
+        column("shape", pa.list_(pa.int32()), "tokens, width"),
+        column("mask", pa.binary(), "bool, one byte a token: true where there is a token"),
+    ),
+    _KEPT,
+)
+
+ANNOTATIONS = (
+    _MOTION,
+    _TEXT_AREA,
+    _SHARPNESS,
+    _EMBEDDINGS,
+    _AESTHETICS,
+    _CAPTIONS,
+    _SUMMARIES,
+    _SIMILARITY,
+)
+
+TABLES: dict[str, Table] = {
+    t.name: t
+    for t in (
+        _GIVEN,
+        _SOURCES,
+        _SHARDS,
+        _VIDEOS,
+        _FRAME_SCORES,
+        _FLOW,
+        _GRID_FRAMES,
+        _CUTS,
+        _CLIPS,
+        *ANNOTATIONS,
+        _VERDICTS,
+        _LATENTS,
+        _TEXT_EMBEDDINGS,
+    )
+}
+"""All tables by name, in the order in which they are filled."""
