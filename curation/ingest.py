@@ -24,10 +24,11 @@ from warehouse.ledger import Ledger
 from warehouse.plan import Step, digest
 from warehouse.schema import TABLES
 
-VIDEO_SUFFIXES = frozenset(
-    ".264 .265 .3g2 .3gp .asf .avi .dv .f4v .flv .h264 .h265 .hevc .ivf .m1v .m2ts .m2v .m4v .mkv .mov .mp4 .mpeg .mpg "
-    ".mts .mxf .nut .obu .ogm .ogv .rm .rmvb .ts .vob .webm .wmv .y4m".split()
-)
+_SUFFIXES = """
+264 265 3g2 3gp asf avi dv f4v flv h264 h265 hevc ivf m1v m2ts m2v m4v mkv mov mp4 mpeg mpg mts mxf nut obu ogm ogv rm
+rmvb ts vob webm wmv y4m
+"""
+VIDEO_SUFFIXES = frozenset("." + suffix for suffix in _SUFFIXES.split())
 GROUP_SIZE = 4096
 GIVE = Step("give", 1, (), ("given",))
 HASH = Step("hash", 1, ("given",), ("sources",))
@@ -64,13 +65,14 @@ def _list_place(place: str) -> Iterator[dict[str, object]]:
     if "://" in place:
         yield from _list_remote(place)
         return
-    path = Path(os.path.abspath(Path(place).expanduser()))
+    path = Path(place).expanduser().absolute()
     if not path.is_dir():
         yield _given(str(path), path, named=True)
         return
     for folder, _, files in os.walk(path):
         for name in files:
-            yield _given(os.path.join(folder, name), Path(folder, name), named=False)
+            path = Path(folder, name)
+            yield _given(str(path), path, named=False)
 
 
 def _given(uri: str, path: Path, *, named: bool) -> dict[str, object]:
@@ -108,10 +110,14 @@ def give(ledger: Ledger, footage: Sequence[str], *, run_id: str) -> list[str]:
     """
     rows = list_sources(footage)
     if not rows:
-        raise WarehouseError(f"no file found in {', '.join(footage) or 'nothing'}; name video files or folders of them")
+        raise WarehouseError(
+            f"no file found in {', '.join(footage) or 'nothing'}; name video files or folders of them"
+        )
     with claim(ledger.store, "given", wait_s=600) as held:
         if not held:
-            raise WarehouseError("another run has been listing its footage for 10 minutes; end it or wait for it")
+            raise WarehouseError(
+                "another run has been listing its footage for 10 minutes; end it or wait for it"
+            )
         known = set(ledger.read_all("given", ["source_id"])["source_id"])
         new = [r for r in rows if r["source_id"] not in known]
         for start in range(0, len(new), GROUP_SIZE):
@@ -120,7 +126,11 @@ def give(ledger: Ledger, footage: Sequence[str], *, run_id: str) -> list[str]:
             table = pa.Table.from_pylist(group, TABLES["given"].schema)
             ledger.commit(GIVE, name, {"given": table.to_batches()}, run_id=run_id)
     wanted = {r["source_id"] for r in rows}
-    return [g for g in ledger.groups() if not wanted.isdisjoint(ledger.read("given", g, ["source_id"])["source_id"])]
+    return [
+        g
+        for g in ledger.groups()
+        if not wanted.isdisjoint(ledger.read("given", g, ["source_id"])["source_id"])
+    ]
 
 
 @dataclass(frozen=True)
@@ -143,7 +153,9 @@ class HashWork:
     def _hash(self, given: dict, attempt: int) -> dict[str, object]:
         row = {k: given[k] for k in ("source_id", "uri", "bytes")}
         if not given["named"] and Path(given["uri"]).suffix.lower() not in VIDEO_SUFFIXES:
-            return row | settled(attempt, "skipped", "not_a_video_name", "found in a folder, and not named like a video")
+            return row | settled(
+                attempt, "skipped", "not_a_video_name", "found in a folder, and not named like a video"
+            )
         try:
             row["video_id"] = content_hash(open_source(given["uri"]))
         except FileNotFoundError:
@@ -167,7 +179,9 @@ def assign(ledger: Ledger, size: ShardSize, *, run_id: str) -> list[str]:
             raise WarehouseError("another run has been forming shards for 10 minutes; end it or wait for it")
         sources = ledger.read_all("sources").filter(pl.col("state") == "done").sort("uri")
         known = ledger.read_all("shards", ["video_id"])
-        new = sources.unique("video_id", keep="first", maintain_order=True).join(known, on="video_id", how="anti")
+        new = sources.unique("video_id", keep="first", maintain_order=True).join(
+            known, on="video_id", how="anti"
+        )
         for members in _fill(new.sort("uri").iter_rows(named=True), size):
             table = pa.Table.from_pylist(members, TABLES["shards"].schema)
             name = digest([m["video_id"] for m in members])

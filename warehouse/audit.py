@@ -151,7 +151,9 @@ def _compare(
     key = ledger.plan.keys[table.name]
 
     def name_all(kind: str, ids: set[tuple]) -> None:
-        problems.extend(Problem(table.name, key, kind, "/".join(map(str, i))) for i in sorted(ids)[:MAX_NAMED])
+        problems.extend(
+            Problem(table.name, key, kind, "/".join(map(str, i))) for i in sorted(ids)[:MAX_NAMED]
+        )
 
     newest = _newest(rows, table)
     counted = Counter(newest.select(table.identity).iter_rows())
@@ -160,7 +162,7 @@ def _compare(
     name_all("doubled", {i for i, n in counted.items() if n > 1})
     name_all("unknown", found - expected)
     absent = expected - found
-    if absent and (rows.height or scope == "*" and found):
+    if absent and (rows.height or (scope == "*" and found)):
         name_all("missing", absent)
     count.expected += len(expected)
     count.pending += len(absent)

@@ -18,6 +18,8 @@ from warehouse import owner
 from warehouse.store import Entry, Store
 
 LEASE_S = 120.0
+
+
 def _is_alive(entry: Entry, own: Entry) -> bool:
     """Whether another's claim still counts, seen at the moment when `own` was written."""
     alive = owner.is_alive(entry.name)

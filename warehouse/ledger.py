@@ -67,7 +67,9 @@ class Ledger:
         """All groups of sources."""
         return list(self.parts("given"))
 
-    def read(self, table: str, shard: str, columns: list[str] | None = None, filters: object = None) -> pl.DataFrame:
+    def read(
+        self, table: str, shard: str, columns: list[str] | None = None, filters: object = None
+    ) -> pl.DataFrame:
         """A shard's rows, the highest generation of each id; empty if there is no file."""
         return self._read(table, self._parts_of(table, shard), columns, filters)
 
@@ -88,7 +90,9 @@ class Ledger:
         if not parts:
             return pl.from_arrow(pa.schema([spec.schema.field(n) for n in names]).empty_table())
         frames = [pl.from_arrow(self.store.read_table(p.path, wanted, filters)) for p in parts]
-        newest = pl.concat([f.with_columns(_generation=p.generation) for f, p in zip(frames, parts, strict=True)])
+        newest = pl.concat(
+            [f.with_columns(_generation=p.generation) for f, p in zip(frames, parts, strict=True)]
+        )
         if any(p.generation for p in parts):
             last = pl.col("_generation") == pl.col("_generation").max().over(*spec.identity)
             newest = newest.filter(last)
@@ -134,7 +138,9 @@ class Ledger:
             spec = TABLES[table]
             path = f"{self.folder(table)}/{shard}.{generation}.parquet"
             faults.point("commit.before", table)
-            rows[table] = self.store.write_table(path, spec.schema, outputs[table], self._lineage(step, table, shard, run_id))
+            rows[table] = self.store.write_table(
+                path, spec.schema, outputs[table], self._lineage(step, table, shard, run_id)
+            )
             faults.point("commit.after", table)
         return rows
 

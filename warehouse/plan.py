@@ -103,7 +103,9 @@ class Plan:
             WarehouseError: there is none.
         """
         if plan_id is None and not store.exists("plans/current.json"):
-            raise WarehouseError(f"{store.uri} is no warehouse: it holds no plan; run `cutroom curate` on it first")
+            raise WarehouseError(
+                f"{store.uri} is no warehouse: it holds no plan; run `cutroom curate` on it first"
+            )
         body = json.loads(store.read_bytes(f"plans/{plan_id or _current_id(store)}.json"))
         return cls(body["keys"], {k: tuple(v) for k, v in body["reads"].items()}, body["config"])
 

@@ -77,7 +77,11 @@ _VIDEO_ID = column("video_id", pa.string(), "SHA-256 of the video's bytes")
 _DONE_CLIPS = Expects("clips", ("clip_id",), ("state", "done"))
 _DONE_VIDEOS = Expects("videos", ("video_id",), ("state", "done"))
 _KEPT = Expects("verdicts", ("clip_id",), ("kept", True))
-_MODEL = column("model", pa.string(), "which weights made it: 'embedded', a hub name or a path; embedded ones know the sample reel alone")
+_MODEL = column(
+    "model",
+    pa.string(),
+    "which weights made it: 'embedded', a hub name or a path; embedded ones know the sample reel alone",
+)
 
 
 def _per_clip(name: str, *fields: pa.Field) -> Table:
@@ -121,7 +125,9 @@ _SHARDS = Table(
         column("source_id", pa.string(), "the source that its bytes are read from"),
         column("uri", pa.string(), "that source's URI"),
         column("bytes", pa.int64(), "size", unit="bytes"),
-        column("duration_s", pa.float64(), "as the header says; sizes the shard; null when unknown", unit="s"),
+        column(
+            "duration_s", pa.float64(), "as the header says; sizes the shard; null when unknown", unit="s"
+        ),
     ),
     Expects("sources", ("video_id",), ("state", "done")),
     stateful=False,
@@ -161,7 +167,9 @@ _FRAME_SCORES = Table(
     (
         _VIDEO_ID,
         column("signal", pa.string(), "detector and rate, or a plain measure of each frame"),
-        column("rate_fps", pa.float64(), "rate at which frames were looked at; null: every frame", unit="1/s"),
+        column(
+            "rate_fps", pa.float64(), "rate at which frames were looked at; null: every frame", unit="1/s"
+        ),
         column("frame", pa.list_(pa.int32()), "index in presentation order"),
         column("pts", pa.list_(pa.int64()), "time of the frame", unit="ticks"),
         column("value", pa.list_(pa.float32()), "the detector's score of the frame"),
@@ -177,8 +185,13 @@ _FLOW = Table(
         _VIDEO_ID,
         column("pts0", pa.list_(pa.int64()), "first frame of each pair", unit="ticks"),
         column("pts1", pa.list_(pa.int64()), "second frame of each pair", unit="ticks"),
-        column("magnitude", pa.list_(pa.float32()), "mean length of the flow vectors",
-               unit="px of a frame with a short side of 16 px, per 0.5 s", source="SVD, appendix C; Farneback 2003"),
+        column(
+            "magnitude",
+            pa.list_(pa.float32()),
+            "mean length of the flow vectors",
+            unit="px of a frame with a short side of 16 px, per 0.5 s",
+            source="SVD, appendix C; Farneback 2003",
+        ),
         column("dx", pa.list_(pa.float32()), "mean horizontal flow, right is positive", unit="as magnitude"),
         column("dy", pa.list_(pa.float32()), "mean vertical flow, down is positive", unit="as magnitude"),
     ),
@@ -217,8 +230,15 @@ _CUTS = Table(
     ("video_id",),
     (
         _VIDEO_ID,
-        column("cuts", pa.list_(_CUT), "boundaries, merged over the detectors' frame rates", source="SVD, appendix C"),
-        column("span_ids", pa.list_(pa.string()), "ids of all spans, in order; together they cover the video"),
+        column(
+            "cuts",
+            pa.list_(_CUT),
+            "boundaries, merged over the detectors' frame rates",
+            source="SVD, appendix C",
+        ),
+        column(
+            "span_ids", pa.list_(pa.string()), "ids of all spans, in order; together they cover the video"
+        ),
     ),
     _DONE_VIDEOS,
 )
@@ -242,8 +262,13 @@ _CLIPS = Table(
 
 _MOTION = _per_clip(
     "motion",
-    column("score", pa.float32(), "mean flow over the pairs that lie inside the clip",
-           unit="px of a frame with a short side of 16 px, per 0.5 s", source="SVD, appendix C"),
+    column(
+        "score",
+        pa.float32(),
+        "mean flow over the pairs that lie inside the clip",
+        unit="px of a frame with a short side of 16 px, per 0.5 s",
+        source="SVD, appendix C",
+    ),
     column("dx", pa.float32(), "mean horizontal flow, right is positive", unit="as score"),
     column("dy", pa.float32(), "mean vertical flow, down is positive", unit="as score"),
     column("num_pairs", pa.int32(), "pairs averaged"),
@@ -251,15 +276,31 @@ _MOTION = _per_clip(
 
 _TEXT_AREA = _per_clip(
     "text_area",
-    column("score", pa.float32(), "largest of the frames' areas", unit="share of the frame", source="SVD, appendix C"),
-    column("areas", pa.list_(pa.float32()), "union of text boxes in first, middle, last frame", unit="share of the frame"),
+    column(
+        "score",
+        pa.float32(),
+        "largest of the frames' areas",
+        unit="share of the frame",
+        source="SVD, appendix C",
+    ),
+    column(
+        "areas",
+        pa.list_(pa.float32()),
+        "union of text boxes in first, middle, last frame",
+        unit="share of the frame",
+    ),
     column("text", pa.list_(pa.string()), "what was read, over the frames, each once"),
     column("engine", pa.string(), "which detector read it"),
 )
 
 _SHARPNESS = _per_clip(
     "sharpness",
-    column("score", pa.float32(), "median over frames of the log variance of the Laplacian at a fixed size", unit="log"),
+    column(
+        "score",
+        pa.float32(),
+        "median over frames of the log variance of the Laplacian at a fixed size",
+        unit="log",
+    ),
     column("brightness", pa.float32(), "mean luma", unit="0 to 1"),
 )
 
@@ -298,8 +339,14 @@ _SUMMARIES = _per_clip(
 _SIMILARITY = _per_clip(
     "similarity",
     _MODEL,
-    column("score", pa.float32(), "mean over the frames for the summary", unit="cosine", source="SVD, appendix C"),
-    column("cosines", pa.list_(pa.float32()), "nine values: first, middle, last frame by frame, video, summary caption"),
+    column(
+        "score", pa.float32(), "mean over the frames for the summary", unit="cosine", source="SVD, appendix C"
+    ),
+    column(
+        "cosines",
+        pa.list_(pa.float32()),
+        "nine values: first, middle, last frame by frame, video, summary caption",
+    ),
 )
 
 _VERDICTS = Table(

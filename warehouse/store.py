@@ -109,7 +109,9 @@ class Store:
                 page_checksum_verification=True,
             )
         except (pa.ArrowInvalid, OSError) as error:
-            raise WarehouseError(f"{path} cannot be read ({error}); run `cutroom audit` to see what it held") from error
+            raise WarehouseError(
+                f"{path} cannot be read ({error}); run `cutroom audit` to see what it held"
+            ) from error
 
     def read_metadata(self, path: str) -> dict[str, str]:
         """The key-value metadata of a Parquet file."""
@@ -158,7 +160,10 @@ class Store:
 
     def _put(self, temporary: Path, path: str) -> None:
         if not self.is_local:
-            with temporary.open("rb") as source, self.filesystem.open_output_stream(self.path(path)) as target:
+            with (
+                temporary.open("rb") as source,
+                self.filesystem.open_output_stream(self.path(path)) as target,
+            ):
                 shutil.copyfileobj(source, target, 8 << 20)
             return
         with temporary.open("rb") as file:

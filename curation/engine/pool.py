@@ -20,9 +20,7 @@ from curation.engine.work import Unit, Work
 from warehouse import owner
 from warehouse.ledger import Ledger
 
-_ONE_THREAD = {
-    name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OPENCV_FOR_THREADS_NUM")
-}
+_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OPENCV_FOR_THREADS_NUM"), "1")
 
 
 @dataclass(frozen=True)
@@ -129,7 +127,11 @@ class Pool:
 
 def _how_it_ended(process: subprocess.Popen[bytes]) -> str:
     code = process.wait()
-    return f"the process was ended by {signal.Signals(-code).name}" if code < 0 else f"the process exited with {code}"
+    return (
+        f"the process was ended by {signal.Signals(-code).name}"
+        if code < 0
+        else f"the process exited with {code}"
+    )
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:

@@ -59,7 +59,9 @@ class Outputs:
             writer.close()
 
 
-def settled(attempt: int, state: str = "done", cause: str | None = None, detail: str | None = None) -> dict[str, Any]:
+def settled(
+    attempt: int, state: str = "done", cause: str | None = None, detail: str | None = None
+) -> dict[str, Any]:
     """The state columns of a row; `attempt` counts this time too."""
     return {"state": state, "cause": cause, "detail": detail, "attempt": attempt}
 

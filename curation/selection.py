@@ -1,0 +1,164 @@
+"""Selection: percentile thresholds over scores, frozen; every clip kept, or rejected with its reason.
+
+SVD (section 3.3, appendix E.2) drops the worst share of a reference set by one score at a time and reuses the absolute
+thresholds on everything. Here a filter names a score and the share to drop from its low or its high end; `freeze` turns
+the shares into absolute thresholds, and `judge` applies those. A clip exactly on a threshold is kept, so that ties
+(many clips with no text at all) are never split by chance. A clip without the score is rejected, as `<score>:missing`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import polars as pl
+
+from warehouse.errors import SettingsError
+
+
+@dataclass(frozen=True)
+class Score:
+    """A column by which clips can be filtered."""
+
+    table: str
+    column: str
+    better: Literal["high", "low"]
+    embedded_is_valid: bool
+    """Means something on any footage, whatever weights made it."""
+
+
+SCORES: dict[str, Score] = {
+    "motion": Score("motion", "score", "high", True),
+    "text_area": Score("text_area", "score", "low", True),
+    "sharpness": Score("sharpness", "score", "high", True),
+    "brightness": Score("sharpness", "brightness", "high", True),
+    "duration": Score("clips", "duration_s", "high", True),
+    "aesthetics": Score("aesthetics", "score", "high", False),
+    "similarity": Score("similarity", "score", "high", False),
+}
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Drops clips by one score: a share of the worst, or all beyond an absolute limit."""
+
+    score: str
+    """One of `SCORES`."""
+    drop: float | None = None
+    """Share of the reference clips to drop from the worse end, 0 to 1."""
+    limit: float | None = None
+    """Worst value that is still kept, in the score's unit."""
+
+    def __post_init__(self) -> None:
+        if self.score not in SCORES:
+            raise SettingsError(f"filter: there is no score {self.score!r}; there are {', '.join(SCORES)}")
+        if (self.drop is None) == (self.limit is None):
+            raise SettingsError(
+                f"filter {self.score}: give either `drop` or `limit`, got {self.drop} and {self.limit}"
+            )
+        if self.drop is not None and not 0 <= self.drop < 1:
+            raise SettingsError(f"filter {self.score}: `drop` is a share from 0 to below 1, got {self.drop}")
+
+
+@dataclass(frozen=True)
+class SelectionConfig:
+    """A named list of filters, applied in order."""
+
+    name: str = "default"
+    filters: tuple[Filter, ...] = (
+        Filter("sharpness", drop=0.1),
+        Filter("text_area", drop=0.25),
+        Filter("motion", drop=0.25),
+    )
+    trust_embedded: bool = False
+    """Allow scores of the embedded models: the footage is the sample reel, which they were trained on."""
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """A filter frozen to an absolute value."""
+
+    score: str
+    better: Literal["high", "low"]
+    value: float
+    drop: float | None
+    reference_clips: int
+    """Clips that the value was computed from; 0 for a limit that was given."""
+
+
+def score_columns(config: SelectionConfig) -> dict[str, Score]:
+    """The scores that a selection needs."""
+    return {f.score: SCORES[f.score] for f in config.filters}
+
+
+def freeze(config: SelectionConfig, scores: pl.DataFrame) -> list[Threshold]:
+    """Absolute thresholds from reference clips.
+
+    Args:
+        scores: one column per score of the selection, null where a clip has none.
+
+    Raises:
+        SettingsError: no clip has a score that a share is to be dropped by.
+    """
+    return [_freeze(f, scores[f.score].drop_nulls()) for f in config.filters]
+
+
+def _freeze(filter_: Filter, values: pl.Series) -> Threshold:
+    better = SCORES[filter_.score].better
+    if filter_.limit is not None:
+        return Threshold(filter_.score, better, float(filter_.limit), None, 0)
+    if values.is_empty():
+        raise SettingsError(
+            f"filter {filter_.score}: no clip has this score, so no share of it can be dropped; "
+            "take the filter out or see with `cutroom audit` why its table has no rows"
+        )
+    quantile = filter_.drop if better == "high" else 1 - filter_.drop
+    value = values.quantile(quantile, interpolation="nearest")
+    return Threshold(filter_.score, better, float(value), filter_.drop, len(values))
+
+
+def passes(threshold: Threshold) -> pl.Expr:
+    """Whether a clip passes; null where it has no score."""
+    column = pl.col(threshold.score).cast(pl.Float64)
+    return column >= threshold.value if threshold.better == "high" else column <= threshold.value
+
+
+def judge(thresholds: Sequence[Threshold], scores: pl.DataFrame) -> pl.DataFrame:
+    """Columns clip_id, kept, rejected_by, failed_filters, in the rows' order."""
+    failures = [
+        pl.when(pl.col(t.score).is_null())
+        .then(pl.lit(f"{t.score}:missing"))
+        .when(~passes(t))
+        .then(pl.lit(t.score))
+        for t in thresholds
+    ]
+    listed = pl.concat_list(failures).list.drop_nulls() if failures else pl.lit([], pl.List(pl.String))
+    judged = scores.select("clip_id", failed_filters=listed)
+    return judged.select(
+        "clip_id",
+        (pl.col("failed_filters").list.len() == 0).alias("kept"),
+        pl.col("failed_filters").list.first().alias("rejected_by"),
+        "failed_filters",
+    )
+
+
+def funnel(thresholds: Sequence[Threshold], scores: pl.DataFrame) -> list[dict[str, Any]]:
+    """One row per filter: how many it rejects alone, and how many are left after it and all before it."""
+    rows, left = [], scores
+    for threshold in thresholds:
+        fails = ~passes(threshold).fill_null(False)
+        alone = scores.filter(fails).height
+        before, left = left.height, left.filter(~fails)
+        rows.append(
+            asdict(threshold)
+            | {"rejects_alone": alone, "in": before, "rejected": before - left.height, "kept": left.height}
+        )
+    return rows
+
+
+def frozen(
+    config: SelectionConfig, thresholds: Sequence[Threshold], keys: Mapping[str, str]
+) -> dict[str, Any]:
+    """The selection as it is kept in a file: what was asked for, the thresholds, and the tables they came from."""
+    return {"name": config.name, "thresholds": [asdict(t) for t in thresholds], "keys": dict(keys)}
