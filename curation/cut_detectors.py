@@ -1,0 +1,102 @@
+"""What the scan measures for cut detection: scores of each frame, at several frame rates.
+
+The score is PySceneDetect's content value: the mean absolute difference of hue, saturation and value between a frame
+and the one before it at that rate, 0..255, on the same small pictures. Only scores are kept, no decisions, so other
+thresholds need no new decode.
+"""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass
+from fractions import Fraction
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from curation.frames import Frame, TimeGrid
+
+
+@dataclass(frozen=True)
+class LevelScores:
+    """Scores at one frame rate, one row per frame that the rate takes. A first frame scores 0."""
+
+    fps: float | None
+    """None: every frame."""
+    frame: NDArray[np.int32]
+    """Index of the frame in the video."""
+    pts: NDArray[np.int64]
+    score: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Signals:
+    """All that cuts and clips are computed from: numbers per frame, no pictures. Times are pts."""
+
+    time_base: Fraction
+    """Seconds per tick of pts."""
+    pts: NDArray[np.int64]
+    """pts of every frame, increasing."""
+    end_pts: int
+    """Where the last frame ends."""
+    brightness: NDArray[np.float32]
+    """Mean value 0..255 of every frame."""
+    damaged: NDArray[np.int32]
+    """Indices of frames that the decoder marked as damaged."""
+    levels: tuple[LevelScores, ...]
+
+    def seconds(self, ticks: int) -> float:
+        """Length of a span of ticks in seconds."""
+        return float(ticks * self.time_base)
+
+
+class LevelObserver:
+    """Content scores of the frames of one rate."""
+
+    def __init__(self, fps: float | None, time_base: Fraction) -> None:
+        self._fps = fps
+        self._grid = TimeGrid(fps, time_base) if fps else None
+        self._last: NDArray[np.uint8] | None = None
+        self._frame, self._pts, self._score = array("i"), array("q"), array("d")
+
+    def observe(self, frame: Frame) -> None:
+        """Score the next frame of the video if the rate takes it."""
+        if self._grid is not None and not self._grid.takes(frame.pts):
+            return
+        hsv = frame.small_hsv
+        self._score.append(0.0 if self._last is None else content_score(self._last, hsv))
+        self._frame.append(frame.index)
+        self._pts.append(frame.pts)
+        self._last = hsv
+
+    def finish(self) -> LevelScores:
+        """All scores of the video at this rate."""
+        return LevelScores(
+            self._fps,
+            np.array(self._frame, np.int32),
+            np.array(self._pts, np.int64),
+            np.array(self._score, np.float64),
+        )
+
+
+class BrightnessObserver:
+    """Mean value (the V of HSV, 0..255) of every frame: fades and black stretches."""
+
+    def __init__(self) -> None:
+        self._mean = array("f")
+
+    def observe(self, frame: Frame) -> None:
+        """Measure the next frame."""
+        self._mean.append(cv2.mean(frame.small_hsv)[2])
+
+    def finish(self) -> NDArray[np.float32]:
+        """One number per frame."""
+        return np.array(self._mean, np.float32)
+
+
+def content_score(hsv0_HW3: NDArray[np.uint8], hsv1_HW3: NDArray[np.uint8]) -> float:
+    """PySceneDetect's content value with its default weights, to the last bit."""
+    num_pixels = float(hsv0_HW3.shape[0] * hsv0_HW3.shape[1])
+    hue, saturation, value, _ = cv2.sumElems(cv2.absdiff(hsv0_HW3, hsv1_HW3))
+    return (hue / num_pixels + saturation / num_pixels + value / num_pixels) / 3.0

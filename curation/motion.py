@@ -1,0 +1,97 @@
+"""Optical flow on the scan's time grid, and the motion of a clip (SVD, section C and appendix; see `UNIT`).
+
+Farneback flow between consecutive grid frames (2 fps) on pictures of `flow_short_px`, the mean over pixels of the
+length of each flow vector, and the signed means of its parts. The mean of lengths says how much moves; the signed
+means only whether it moves together (a camera pan), and cancel out otherwise.
+"""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass
+from fractions import Fraction
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from curation.frames import Frame, TimeGrid
+
+UNIT = "pixels of a picture whose shorter side is 16 px, per 0.5 s"
+_UNIT_SHORT_PX = 16
+_UNIT_SECONDS = Fraction(1, 2)
+
+
+@dataclass(frozen=True)
+class FlowPairs:
+    """Flow between neighbouring grid frames, one row per pair, in order of time. Lengths in `UNIT`."""
+
+    pts0: NDArray[np.int64]
+    pts1: NDArray[np.int64]
+    magnitude: NDArray[np.float32]
+    """Mean over pixels of the length of the flow vector."""
+    dx: NDArray[np.float32]
+    """Signed mean to the right of the displayed picture."""
+    dy: NDArray[np.float32]
+    """Signed mean downwards in the displayed picture."""
+
+
+@dataclass(frozen=True)
+class Motion:
+    """Motion of a span: means over its flow pairs, in `UNIT`."""
+
+    magnitude: float
+    dx: float
+    dy: float
+    num_pairs: int
+
+
+class FlowObserver:
+    """Flow between each frame of the grid and the one before."""
+
+    def __init__(self, fps: float, time_base: Fraction) -> None:
+        self._grid = TimeGrid(fps, time_base)
+        self._time_base = time_base
+        self._last: tuple[int, NDArray[np.uint8]] | None = None
+        self._pts0, self._pts1 = array("q"), array("q")
+        self._means = array("f")
+
+    def observe(self, frame: Frame) -> None:
+        """Take the next frame of the video; only those of the grid cost anything."""
+        if not self._grid.takes(frame.pts):
+            return
+        if self._last is not None:
+            self._measure(*self._last, frame)
+        self._last = frame.pts, frame.flow_gray
+
+    def _measure(self, pts0: int, gray0: NDArray[np.uint8], frame: Frame) -> None:
+        per_unit = float(_UNIT_SECONDS / ((frame.pts - pts0) * self._time_base))
+        means = flow_means(gray0, frame.flow_gray) * per_unit
+        self._pts0.append(pts0)
+        self._pts1.append(frame.pts)
+        self._means.extend(means.tolist())
+
+    def finish(self) -> FlowPairs:
+        """All pairs of the video."""
+        means = np.array(self._means, np.float32).reshape(-1, 3)
+        return FlowPairs(np.array(self._pts0, np.int64), np.array(self._pts1, np.int64), *means.T.copy())
+
+
+def flow_means(gray0_HW: NDArray[np.uint8], gray1_HW: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """(mean length, mean dx, mean dy) of Farneback flow in pixels of a picture with a 16 px shorter side."""
+    flow_HW2 = cv2.calcOpticalFlowFarneback(gray0_HW, gray1_HW, None, 0.5, 3, 15, 3, 5, 1.2, 0)
+    length_HW = cv2.magnitude(flow_HW2[..., 0], flow_HW2[..., 1])
+    scale = _UNIT_SHORT_PX / min(gray0_HW.shape)
+    return np.array([length_HW.mean(), *flow_HW2.reshape(-1, 2).mean(0)], np.float64) * scale
+
+
+def clip_motion(flow: FlowPairs, start_pts: int, end_pts: int) -> Motion | None:
+    """Motion within [start_pts, end_pts), or None where no pair of frames lies wholly inside.
+
+    A pair that straddles the edge of the span compares two scenes, so it does not count.
+    """
+    inside = (flow.pts0 >= start_pts) & (flow.pts1 < end_pts)
+    if not inside.any():
+        return None
+    means = (float(part[inside].mean(dtype=np.float64)) for part in (flow.magnitude, flow.dx, flow.dy))
+    return Motion(*means, num_pairs=int(inside.sum()))

@@ -1,0 +1,153 @@
+"""One decode of a video feeds every observer that needs its frames in order.
+
+An observer is a small object: `observe(frame)` for every frame, `finish()` for what it found. A new one is added to
+`_observers`; the loop does not change. Memory does not grow with the length of the video but for a few numbers per
+frame; pictures leave through `spool` as they come.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from curation.cut_detectors import BrightnessObserver, LevelObserver, Signals
+from curation.frames import DETECTOR_LONG_PX, Decoded, Decoder, Frame, Scaler, Sizes, fit
+from curation.grid_frames import GridFrame, GridObserver
+from curation.media import Media, MediaLimits, Probe, open_video, probe_opened
+from curation.motion import FlowObserver, FlowPairs
+
+
+@dataclass(frozen=True)
+class ScanConfig:
+    """What the scan measures, and on which pictures."""
+
+    level_fps: tuple[float | None, ...] = (None, 8.0, 2.0)
+    """Frame rates of the cut detectors; None is every frame."""
+    flow_fps: float = 2.0
+    """Frames a second between which optical flow is measured."""
+    flow_short_px: int = 96
+    """Shorter side of the pictures that flow is measured on; the score's unit does not depend on it."""
+    grid_fps: float = 2.0
+    """Frames a second that are spooled."""
+    grid_short_px: int = 480
+    """Shorter side of spooled frames; smaller footage keeps its size."""
+    jpeg_quality: int = 90
+    decode_threads: int = 1
+    """Threads of the decoder; results do not depend on it."""
+
+
+@dataclass(frozen=True)
+class ScanResult:
+    """Everything that one decode of a video gave. pts are in the stream's time base."""
+
+    probe: Probe
+    signals: Signals
+    flow: FlowPairs
+    grid_pts: NDArray[np.int64]
+    """pts of the spooled frames."""
+    decode_errors: int
+    """Packets that the decoder refused."""
+    moved_pts: int
+    """Time stamps that did not increase and were moved."""
+
+    @property
+    def num_frames(self) -> int:
+        """Frames that were decoded."""
+        return len(self.signals.pts)
+
+    @property
+    def duration_s(self) -> float:
+        """From the first frame to the end of the last one."""
+        return self.signals.seconds(self.signals.end_pts - int(self.signals.pts[0]))
+
+
+class Observer(Protocol):
+    """Looks at every frame of a video in order, then tells what it found."""
+
+    def observe(self, frame: Frame) -> None:
+        """Take the next frame. It must not be kept: its pictures are valid, its memory is not free."""
+
+    def finish(self) -> Any:
+        """What was found; called once, after the last frame."""
+
+
+def scan_video(
+    source: Path | BinaryIO,
+    config: ScanConfig | None = None,
+    spool: Callable[[GridFrame], None] = lambda grid_frame: None,
+    limits: MediaLimits | None = None,
+) -> ScanResult:
+    """Decode a video once and measure everything; grid frames go to `spool` in order of time. Raises MediaError."""
+    config = config or ScanConfig()
+    cv2.setNumThreads(1)  # a scan is one process of many: its threads would only fight with theirs
+    with open_video(source, limits) as media:
+        return _scan_opened(media, config, spool)
+
+
+def _scan_opened(media: Media, config: ScanConfig, spool: Callable[[GridFrame], None]) -> ScanResult:
+    decoder = Decoder(media, config.decode_threads)
+    observers = _observers(config, decoder.time_base, spool)
+    damaged: list[int] = []
+    facts: Probe | None = None
+    for decoded, frame in _frames(decoder, config):
+        facts = facts or probe_opened(media, decoded.rotation)
+        if decoded.damaged:
+            damaged.append(decoded.index)
+        for observer in observers.values():
+            observer.observe(frame)
+    found = {name: observer.finish() for name, observer in observers.items()}
+    signals = Signals(
+        time_base=decoder.time_base,
+        pts=decoder.pts,
+        end_pts=decoder.end_pts,
+        brightness=found["brightness"],
+        damaged=np.array(damaged, np.int32),
+        levels=tuple(found[f"level {fps}"] for fps in config.level_fps),
+    )
+    return ScanResult(
+        probe=facts,
+        signals=signals,
+        flow=found["flow"],
+        grid_pts=found["grid"],
+        decode_errors=decoder.num_refused,
+        moved_pts=decoder.num_moved,
+    )
+
+
+def _observers(
+    config: ScanConfig, time_base: Fraction, spool: Callable[[GridFrame], None]
+) -> dict[str, Observer]:
+    return {
+        **{f"level {fps}": LevelObserver(fps, time_base) for fps in config.level_fps},
+        "brightness": BrightnessObserver(),
+        "flow": FlowObserver(config.flow_fps, time_base),
+        "grid": GridObserver(config.grid_fps, time_base, config.jpeg_quality, spool),
+    }
+
+
+def _frames(decoder: Decoder, config: ScanConfig) -> Iterator[tuple[Decoded, Frame]]:
+    scaler = Scaler()
+    sizes: Sizes | None = None
+    for decoded in decoder:
+        if sizes is None:
+            sizes = _sizes(probe_opened(decoder.media, decoded.rotation), decoded, config)
+        yield decoded, Frame(decoded, sizes, scaler)
+
+
+def _sizes(facts: Probe, first: Decoded, config: ScanConfig) -> Sizes:
+    width, height = first.image.width, first.image.height
+    shrink = max(1.0, max(width, height) / DETECTOR_LONG_PX)
+    shown = width * facts.pixel_aspect
+    return Sizes(
+        detector=(max(1, round(width / shrink)), max(1, round(height / shrink))),
+        grid=fit(shown, height, short_px=config.grid_short_px),
+        flow=fit(shown, height, short_px=config.flow_short_px),
+        rotation_deg=facts.rotation_deg,
+    )
