@@ -8,13 +8,18 @@ it never raises for one clip and never returns a sentinel. A new annotator is on
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
 from curation.grid_frames import decode_jpeg, pick
+
+
+def operational(default: Any) -> Any:
+    """A config field that changes how fast rows come but never what they say, so that a table's key may leave it out."""
+    return field(default=default, metadata={"in_key": False})
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,12 @@ class Annotator(Protocol):
     reads: ClassVar[tuple[str, ...]]
     """Tables of which each clip's row (by clip_id, else by video_id) is handed over in `Clip.rows`;
     `grid_frames` stands for the spooled frames."""
+    config_type: ClassVar[type]
+    """Its frozen config; built without arguments it is the default."""
+    config_type: ClassVar[type]
+    """The frozen dataclass that it is built from; all its fields have defaults."""
+
+    def __init__(self, config: Any) -> None: ...
 
     def load(self) -> None:
         """Loads models; raises WeightsError with the way to mend it."""

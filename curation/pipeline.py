@@ -1,0 +1,65 @@
+"""Curation as a list of steps, in order, from one frozen configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from curation.annotate import AnnotateWork
+from curation.annotators.registry import ANNOTATORS
+from curation.clips import ClipConfig
+from curation.cuts import CutConfig
+from curation.engine.work import Work
+from curation.ingest import ASSIGN, GIVE, HASH, HashWork, ShardSize
+from curation.media import MediaLimits
+from curation.scan import ScanConfig
+from curation.scan_work import CutWork, ScanWork
+from curation.selection import SelectionConfig
+from curation.verdicts import select_step
+from warehouse.plan import Plan, Step
+
+PRELOAD = ("curation.scan_work",)
+"""What a worker imports before it takes its first unit, so that forks have it."""
+
+
+@dataclass(frozen=True)
+class CurationConfig:
+    """All settings of curation. Those that change rows are part of the tables' keys."""
+
+    limits: MediaLimits = field(default_factory=MediaLimits)
+    shard: ShardSize = field(default_factory=ShardSize)
+    scan: ScanConfig = field(default_factory=ScanConfig)
+    cuts: CutConfig = field(default_factory=CutConfig)
+    clips: ClipConfig = field(default_factory=ClipConfig)
+    annotators: tuple[tuple[str, Any], ...] = ()
+    """Name and config of each annotator, in an order in which each finds the tables that it reads."""
+    selection: SelectionConfig = field(default_factory=SelectionConfig)
+    video_timeout_s: float = 3600.0
+    """A video whose scan takes longer is killed and fails with the cause `timeout`."""
+
+
+def default_annotators(**configs: Any) -> tuple[tuple[str, Any], ...]:
+    """Every registered annotator with its default config, or the one given by its name."""
+    return tuple((name, configs.get(name, kind.config_type())) for name, kind in ANNOTATORS.items())
+
+
+def hash_work(config: CurationConfig) -> HashWork:
+    """The step that reads every source once to find its identity."""
+    return HashWork(config.limits, timeout_s=config.video_timeout_s)
+
+
+def shard_works(config: CurationConfig) -> Iterator[Work]:
+    """The steps that run over shards of videos, in order."""
+    yield ScanWork(config.scan, config.limits, timeout_s=config.video_timeout_s)
+    yield CutWork(config.cuts, config.clips)
+    for name, settings in config.annotators:
+        yield AnnotateWork(name, settings)
+
+
+def make_plan(config: CurationConfig, *further: Step) -> Plan:
+    """The plan of a curation: its steps, the selection, and further ones (encoding) that read their tables."""
+    steps = [GIVE, HASH, ASSIGN, *(w.step for w in shard_works(config)), select_step(config.selection), *further]
+    return Plan.of(steps)
+
+
