@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -12,7 +12,7 @@ import polars as pl
 
 from curation.annotators.base import Annotator, Clip, Done, Failed, GridFrame, Outcome
 from curation.annotators.registry import ANNOTATORS
-from curation.engine.work import Outputs, Unit, settled
+from curation.engine.work import Outputs, Unit, by_video, in_batches, settled
 from warehouse.errors import CutroomError
 from warehouse.ledger import Ledger
 from warehouse.plan import Step
@@ -42,11 +42,14 @@ class AnnotateWork:
     config: Any
     timeout_s: float = 1800.0
     isolated: bool = False
-    unit_size: int = 32
     step: Step = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "step", annotate_step(self.name, self.config))
+
+    def split(self, ledger: Ledger, shard: str, ids: Sequence[tuple]) -> Iterable[Sequence[tuple]]:
+        near = [i for group in by_video(ledger, shard, ids) for i in group]
+        return in_batches(near, 16)
 
     def run(self, ledger: Ledger, unit: Unit, outputs: Outputs) -> None:
         annotator = _loaded(self.name, self.config)

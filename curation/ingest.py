@@ -16,7 +16,7 @@ import polars as pl
 import pyarrow as pa
 from pyarrow import fs
 
-from curation.engine.work import Outputs, Unit, settled
+from curation.engine.work import Outputs, Unit, in_batches, settled
 from curation.media import MediaLimits, content_hash, probe
 from warehouse.claims import claim
 from warehouse.errors import MediaError, WarehouseError
@@ -141,7 +141,9 @@ class HashWork:
     timeout_s: float = 3600.0
     step: Step = HASH
     isolated: bool = True
-    unit_size: int = 16
+
+    def split(self, ledger: Ledger, shard: str, ids: Sequence[tuple]) -> Iterable[Sequence[tuple]]:
+        return in_batches(ids, 16)
 
     def run(self, ledger: Ledger, unit: Unit, outputs: Outputs) -> None:
         ids = [i for (i,) in unit.ids]

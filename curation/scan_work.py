@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from typing import Any
@@ -13,7 +13,7 @@ import polars as pl
 from curation.clips import ClipConfig, Span, spans
 from curation.cut_detectors import LevelScores, Signals
 from curation.cuts import Cut, CutConfig, merge_cuts
-from curation.engine.work import Outputs, Unit, settled
+from curation.engine.work import Outputs, Unit, in_batches, settled
 from curation.grid_frames import GridFrame
 from curation.ingest import open_source
 from curation.media import MediaLimits
@@ -34,13 +34,15 @@ class ScanWork:
     limits: MediaLimits
     timeout_s: float = 3600.0
     isolated: bool = True
-    unit_size: int = 1
     step: Step = field(init=False)
 
     def __post_init__(self) -> None:
         settings = {"scan": asdict(self.config), "limits": asdict(self.limits)}
         writes = ("frame_scores", "flow", "grid_frames", "videos")
         object.__setattr__(self, "step", Step("scan", 1, ("shards",), writes, settings))
+
+    def split(self, ledger: Ledger, shard: str, ids: Sequence[tuple]) -> Iterable[Sequence[tuple]]:
+        return in_batches(ids, 1)
 
     def run(self, ledger: Ledger, unit: Unit, outputs: Outputs) -> None:
         ((video_id,),), (spent,) = unit.ids, unit.attempts
@@ -162,13 +164,15 @@ class CutWork:
     clips: ClipConfig
     timeout_s: float = 600.0
     isolated: bool = False
-    unit_size: int = 64
     step: Step = field(init=False)
 
     def __post_init__(self) -> None:
         settings = {"cuts": asdict(self.cuts), "clips": asdict(self.clips)}
         reads = ("videos", "frame_scores")
         object.__setattr__(self, "step", Step("cut", 1, reads, ("clips", "cuts"), settings))
+
+    def split(self, ledger: Ledger, shard: str, ids: Sequence[tuple]) -> Iterable[Sequence[tuple]]:
+        return in_batches(ids, 64)
 
     def run(self, ledger: Ledger, unit: Unit, outputs: Outputs) -> None:
         ids = [i for (i,) in unit.ids]

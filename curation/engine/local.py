@@ -75,7 +75,7 @@ def _settle(
     while pending := ledger.pending(work.step, shard, retry_failed=retry_failed):
         _check_progress(work, shard, before, pending)
         before = pending
-        units = list(_units(work, shard, pending))
+        units = list(_units(work, ledger, shard, pending))
         finished = []
         for done in pool.run(work, ledger, units):
             finished.append(done)
@@ -100,12 +100,11 @@ def _check_progress(work: Work, shard: str, before: Pending | None, now: Pending
         )
 
 
-def _units(work: Work, shard: str, pending: Pending) -> Iterator[Unit]:
-    """Fresh ids in units of the work's size; ids that failed before go alone."""
+def _units(work: Work, ledger: Ledger, shard: str, pending: Pending) -> Iterator[Unit]:
+    """Fresh ids in the work's own units; ids that failed before go alone."""
     fresh = [i for i, spent in pending.attempts.items() if spent == 0]
-    for start in range(0, len(fresh), work.unit_size):
-        ids = tuple(fresh[start : start + work.unit_size])
-        yield Unit(shard, ids, (0,) * len(ids))
+    for ids in work.split(ledger, shard, fresh):
+        yield Unit(shard, tuple(ids), (0,) * len(ids))
     for id_, spent in pending.attempts.items():
         if spent:
             yield Unit(shard, (id_,), (spent,))

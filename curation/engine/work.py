@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import polars as pl
 import pyarrow as pa
 
 from warehouse.ledger import Ledger
@@ -31,8 +32,9 @@ class Work(Protocol):
     """A unit that takes longer is killed and fails with the cause `timeout`."""
     isolated: bool
     """Each unit gets a process of its own; otherwise a process keeps its models and takes one unit after another."""
-    unit_size: int
-    """Ids in a unit at the first attempt; later attempts go one by one, so that a bad id takes no other with it."""
+
+    def split(self, ledger: Ledger, shard: str, ids: Sequence[tuple]) -> Iterable[Sequence[tuple]]:
+        """The units of a shard at the first attempt; later ones go id by id, so that a bad one takes no other along."""
 
     def run(self, ledger: Ledger, unit: Unit, outputs: Outputs) -> None:
         """Settles every id of the unit: appends rows, the ledger table's with their state."""
@@ -57,6 +59,20 @@ class Outputs:
     def close(self) -> None:
         for writer in self._writers.values():
             writer.close()
+
+
+def in_batches(ids: Sequence[tuple], size: int) -> Iterator[Sequence[tuple]]:
+    """Neighbouring ids in units of at most `size`."""
+    for start in range(0, len(ids), size):
+        yield ids[start : start + size]
+
+
+def by_video(ledger: Ledger, shard: str, ids: Sequence[tuple]) -> list[list[tuple]]:
+    """Clip ids grouped by their video, in order of time within it, so that what lies together is read together."""
+    columns = ["clip_id", "video_id", "start_pts"]
+    clips = ledger.read("clips", shard, columns).filter(pl.col("clip_id").is_in([i for (i,) in ids]))
+    groups = clips.sort("video_id", "start_pts").group_by("video_id", maintain_order=True).agg("clip_id")
+    return [[(i,) for i in group] for group in groups["clip_id"]]
 
 
 def settled(
