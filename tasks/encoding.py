@@ -1,0 +1,194 @@
+"""Latents and text embeddings of the kept clips, as the engine runs them. Computed once for all selections."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from fractions import Fraction
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from curation.clip_frames import Bucket, Sampled, read_clips, sample
+from curation.engine.work import Outputs, Unit, by_video, in_batches, settled
+from curation.ingest import open_source
+from curation.media import MediaLimits
+from warehouse.errors import MediaError
+from warehouse.ledger import Ledger
+from warehouse.plan import Step
+
+CAPTIONS = ("frame", "video", "summary")
+
+
+@dataclass(frozen=True)
+class EncodeConfig:
+    """How clips become what a trainer reads."""
+
+    buckets: tuple[str, ...] = ("8x64x64",)
+    """Shapes to choose from, frames x height x width in pixels."""
+    fps: float = 8.0
+    """Frames a second that are taken from a clip."""
+    autoencoder: str = "embedded"
+    """'embedded', a folder or a hub name, in diffusers' layout."""
+    text_encoder: str = "embedded"
+    """'embedded', a folder or a hub name, in transformers' layout."""
+    caption_shares: tuple[float, float, float] = (0.5, 0.25, 0.25)
+    """Shares of clips that take the middle frame's caption, the video's, the summary (SVD, appendix D)."""
+
+
+@lru_cache(maxsize=1)
+def _autoencoder(name: str) -> Any:
+    from models.autoencoder import load_autoencoder
+
+    return load_autoencoder(name)
+
+
+@lru_cache(maxsize=1)
+def _text_encoder(name: str) -> Any:
+    from models.text_encoder import load_text_encoder
+
+    return load_text_encoder(name)
+
+
+@dataclass(frozen=True)
+class LatentWork:
+    """Decodes the kept clips of each video once more and encodes their frames."""
+
+    config: EncodeConfig
+    limits: MediaLimits
+    weights_digest: str
+    timeout_s: float = 3600.0
+    isolated: bool = False
+    step: Step = field(init=False)
+
+    def __post_init__(self) -> None:
+        chosen = {k: v for k, v in asdict(self.config).items() if k in ("buckets", "fps", "autoencoder")}
+        settings = chosen | {"weights": self.weights_digest}
+        step = Step("encode", 1, ("videos", "frame_scores", "clips"), ("latents",), settings)
+        object.__setattr__(self, "step", step)
+
+    def split(self, ledger: Ledger, shard: str, ids: Sequence[tuple]) -> Iterable[Sequence[tuple]]:
+        return by_video(ledger, shard, ids)
+
+    def run(self, ledger: Ledger, unit: Unit, outputs: Outputs) -> None:
+        ids = [i for (i,) in unit.ids]
+        clips = ledger.read("clips", unit.shard, filters=[("clip_id", "in", ids)])
+        spent = dict(zip(ids, unit.attempts, strict=True))
+        for (video_id,), of_video in clips.group_by("video_id"):
+            rows = self._encode_video(ledger, unit.shard, video_id, of_video)
+            outputs.append("latents", [r | {"attempt": spent[r["clip_id"]] + 1} for r in rows])
+
+    def _encode_video(
+        self, ledger: Ledger, shard: str, video_id: str, clips: pl.DataFrame
+    ) -> list[dict[str, Any]]:
+        (video,) = ledger.read("videos", shard, filters=[("video_id", "=", video_id)]).iter_rows(named=True)
+        sampled = self._sample(ledger, shard, video, clips)
+        wanted = {c: s for c, s in sampled.items() if s is not None}
+        rows = [
+            {"clip_id": c} | settled(1, "skipped", "too_short_for_buckets")
+            for c, s in sampled.items()
+            if s is None
+        ]
+        if not wanted:
+            return rows
+        try:
+            size = (video["width"], video["height"])
+            pixels = read_clips(open_source(video["uri"]), wanted, size, self.limits)
+        except (MediaError, OSError) as error:
+            cause = getattr(error, "cause", "io_error")
+            return rows + [{"clip_id": c} | settled(1, "failed", cause, str(error)) for c in wanted]
+        return rows + [self._encode(c, pixels[c], wanted[c]) | settled(1) for c in wanted]
+
+    def _sample(
+        self, ledger: Ledger, shard: str, video: Mapping[str, Any], clips: pl.DataFrame
+    ) -> dict[str, Sampled | None]:
+        wanted = [("video_id", "=", video["video_id"]), ("signal", "=", "brightness")]
+        (every,) = ledger.read("frame_scores", shard, ["pts"], filters=wanted)["pts"]
+        pts = every.to_numpy()
+        time_base = Fraction(video["time_base_num"], video["time_base_den"])
+        aspect = video["width"] / video["height"]
+        buckets = [Bucket.parse(name) for name in self.config.buckets]
+        return {
+            clip["clip_id"]: sample(
+                pts[(pts >= clip["start_pts"]) & (pts < clip["end_pts"])],
+                time_base,
+                self.config.fps,
+                aspect,
+                buckets,
+            )
+            for clip in clips.iter_rows(named=True)
+        }
+
+    def _encode(self, clip_id: str, frames_THWC: np.ndarray, sampled: Sampled) -> dict[str, Any]:
+        import torch
+
+        x_TCHW = torch.from_numpy(frames_THWC).permute(0, 3, 1, 2).float() / 127.5 - 1
+        z_BTCHW = _autoencoder(self.config.autoencoder).encode(x_TCHW[None])
+        latents = z_BTCHW[0].numpy().astype("<f2")
+        return {"clip_id": clip_id, "latents": latents.tobytes(), "shape": latents.shape, "fps": sampled.fps}
+
+
+@dataclass(frozen=True)
+class TextWork:
+    """Chooses one caption for each kept clip and encodes it."""
+
+    config: EncodeConfig
+    weights_digest: str
+    timeout_s: float = 1800.0
+    isolated: bool = False
+    step: Step = field(init=False)
+
+    def __post_init__(self) -> None:
+        chosen = {k: v for k, v in asdict(self.config).items() if k in ("text_encoder", "caption_shares")}
+        settings = chosen | {"weights": self.weights_digest}
+        step = Step("encode_text", 1, ("clips", "captions", "summaries"), ("text_embeddings",), settings)
+        object.__setattr__(self, "step", step)
+
+    def split(self, ledger: Ledger, shard: str, ids: Sequence[tuple]) -> Iterable[Sequence[tuple]]:
+        return in_batches(ids, 256)
+
+    def run(self, ledger: Ledger, unit: Unit, outputs: Outputs) -> None:
+        ids = [i for (i,) in unit.ids]
+        wanted = [("clip_id", "in", ids)]
+        captions = {
+            r["clip_id"]: r for r in ledger.read("captions", unit.shard, filters=wanted).iter_rows(named=True)
+        }
+        summaries = ledger.read("summaries", unit.shard, filters=wanted)
+        for row in summaries.iter_rows(named=True):
+            captions[row["clip_id"]] |= {"summary_caption": row["summary"], "summary_method": row["method"]}
+        chosen = {i: choose_caption(i, captions[i], self.config.caption_shares) for i in ids}
+        outputs.append("text_embeddings", self._rows(chosen, dict(zip(ids, unit.attempts, strict=True))))
+
+    def _rows(
+        self, chosen: Mapping[str, tuple[str, str] | None], spent: Mapping[str, int]
+    ) -> list[dict[str, Any]]:
+        found = {i: c for i, c in chosen.items() if c is not None}
+        rows = [
+            {"clip_id": i} | settled(spent[i] + 1, "skipped", "no_caption")
+            for i, c in chosen.items()
+            if c is None
+        ]
+        if not found:
+            return rows
+        tokens_BLD, mask_BL = _text_encoder(self.config.text_encoder).encode([c for c, _ in found.values()])
+        for (clip_id, (caption, method)), tokens, mask in zip(
+            found.items(), tokens_BLD.numpy().astype("<f2"), mask_BL.numpy(), strict=True
+        ):
+            row = {"clip_id": clip_id, "caption": caption, "caption_method": method, "shape": tokens.shape}
+            rows.append(
+                row | {"text": tokens.tobytes(), "mask": mask.tobytes()} | settled(spent[clip_id] + 1)
+            )
+        return rows
+
+
+def choose_caption(clip_id: str, row: Mapping[str, Any], shares: Sequence[float]) -> tuple[str, str] | None:
+    """Caption and method for a clip: a draw by the shares that depends on the clip alone; another where one is missing."""
+    point = int.from_bytes(hashlib.sha256(clip_id.encode()).digest()[:8], "big") / 2**64 * sum(shares)
+    first = int(np.searchsorted(np.cumsum(shares), point, side="right"))
+    for kind in (CAPTIONS[first], *CAPTIONS):
+        if caption := row.get(f"{kind}_caption"):
+            return caption, row[f"{kind}_method"]
+    return None

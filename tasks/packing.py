@@ -1,0 +1,136 @@
+"""Packs what a selection kept into one dataset for the trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from warehouse.claims import claim
+from warehouse.errors import DatasetError, WarehouseError
+from warehouse.ledger import Ledger
+from warehouse.manifest import MANIFEST, Manifest, bucket_name, parse_manifest
+from warehouse.pack import clip_batch, split_videos, write_dataset
+from warehouse.plan import digest
+
+
+@dataclass(frozen=True)
+class PackConfig:
+    """How a dataset is laid out."""
+
+    held_out_share: float = 0.1
+    """Share of videos kept for the held-out loss."""
+    row_group_bytes: int = 8 << 20
+    part_bytes: int = 512 << 20
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A packed dataset and what did not make it."""
+
+    path: str
+    manifest: Manifest
+    kept: int
+    packed: int
+
+
+def dataset_path(ledger: Ledger, config: PackConfig) -> str:
+    """Where the dataset of the plan's selection lies, from the root of the store."""
+    keys = {t: ledger.plan.keys[t] for t in ("verdicts", "latents", "text_embeddings", "motion")}
+    members = [ledger.digest("latents", s) + ledger.digest("verdicts", s) for s in ledger.shards()]
+    name = ledger.plan.config["select"]["name"]
+    return f"datasets/{name}.{digest([keys, config, members])}"
+
+
+def pack(ledger: Ledger, config: PackConfig, *, downsampling: int, encoders: dict[str, str]) -> Packed:
+    """Writes the dataset of the plan's selection, or finds it written already.
+
+    Raises:
+        DatasetError: the selection kept no clip that could be encoded.
+    """
+    path = dataset_path(ledger, config)
+    with claim(ledger.store, path, wait_s=600) as held:
+        if not held:
+            raise WarehouseError(f"another run has been packing {path} for 10 minutes; end it or wait for it")
+        kept = ledger.read_all("verdicts", ["kept"])["kept"].sum()
+        if not ledger.store.exists(f"{path}/{MANIFEST}"):
+            _write(ledger, path, config, downsampling, encoders, kept)
+    text = ledger.store.read_bytes(f"{path}/{MANIFEST}").decode()
+    manifest = parse_manifest(text, path)
+    packed = sum(manifest.num_clips(split) for split in ("train", "heldout"))
+    return Packed(path, manifest, int(kept), packed)
+
+
+def _write(
+    ledger: Ledger, path: str, config: PackConfig, downsampling: int, encoders: dict[str, str], kept: int
+) -> None:
+    shapes = ledger.read_all("latents", ["shape", "state"]).filter(pl.col("state") == "done")
+    texts = ledger.read_all("text_embeddings", ["shape", "state"]).filter(pl.col("state") == "done")
+    if shapes.is_empty() or texts.is_empty():
+        raise DatasetError(
+            f"nothing to pack: the selection kept {kept} clips, of which {shapes.height} have latents and {texts.height} "
+            "a text embedding; loosen the selection's filters, or see `cutroom audit` for why encoding failed"
+        )
+    manifest = Manifest(
+        name=path.split("/")[-1],
+        selection=ledger.plan.config["select"]["name"],
+        latent_channels=shapes["shape"][0][1],
+        downsampling=downsampling,
+        text_shape=tuple(texts["shape"][0]),
+        encoders=encoders,
+    )
+    splits = split_videos(ledger.read_all("shards", ["video_id"])["video_id"], config.held_out_share)
+    root = ledger.store.path(path)
+    limits = {"row_group_bytes": config.row_group_bytes, "part_bytes": config.part_bytes}
+    write_dataset(ledger.store.filesystem, root, _batches(ledger, splits, downsampling), manifest, **limits)
+
+
+def _batches(
+    ledger: Ledger, splits: dict[str, str], downsampling: int
+) -> Iterator[tuple[str, pa.RecordBatch]]:
+    """Bucket and rows of every shard's kept and encoded clips, by clip."""
+    for shard in ledger.shards():
+        rows = _rows(ledger, shard)
+        for (shape,), of_shape in rows.group_by(pl.col("shape").cast(pl.List(pl.Int64)), maintain_order=True):
+            frames, _, height, width = shape
+            yield (
+                bucket_name(frames, height * downsampling, width * downsampling),
+                _batch(of_shape, shape, splits),
+            )
+
+
+def _rows(ledger: Ledger, shard: str) -> pl.DataFrame:
+    def done(table: str, *columns: str) -> pl.DataFrame:
+        rows = ledger.read(table, shard, ["clip_id", *columns, "state"])
+        return rows.filter(pl.col("state") == "done").drop("state")
+
+    kept = ledger.read("verdicts", shard, ["clip_id", "kept"]).filter("kept").select("clip_id")
+    text = done("text_embeddings", "text", "shape", "mask", "caption", "caption_method")
+    rows = kept.join(done("latents", "latents", "shape", "fps"), on="clip_id")
+    rows = rows.join(text.rename({"shape": "text_shape"}), on="clip_id").join(
+        done("clips", "video_id"), on="clip_id"
+    )
+    return rows.join(done("motion", "score"), on="clip_id", how="left").sort("clip_id")
+
+
+def _batch(rows: pl.DataFrame, shape: tuple[int, ...], splits: dict[str, str]) -> pa.RecordBatch:
+    def stacked(column: str, dtype: Any, shape: tuple[int, ...]) -> np.ndarray:
+        return np.frombuffer(b"".join(rows[column]), dtype).reshape(len(rows), *shape)
+
+    tokens, width = rows["text_shape"][0]
+    return clip_batch(
+        clip_ids=rows["clip_id"].to_list(),
+        video_ids=rows["video_id"].to_list(),
+        latents_BTCHW=stacked("latents", "<f2", tuple(shape)),
+        text_BLD=stacked("text", "<f2", (tokens, width)),
+        mask_BL=stacked("mask", np.bool_, (tokens,)),
+        fps=rows["fps"].to_list(),
+        motion=rows["score"].to_list(),
+        captions=rows["caption"].to_list(),
+        caption_methods=rows["caption_method"].to_list(),
+        splits=[splits[v] for v in rows["video_id"]],
+    )
