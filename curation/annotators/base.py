@@ -94,8 +94,6 @@ class Annotator(Protocol):
     `grid_frames` stands for the spooled frames."""
     config_type: ClassVar[type]
     """Its frozen config; built without arguments it is the default."""
-    config_type: ClassVar[type]
-    """The frozen dataclass that it is built from; all its fields have defaults."""
 
     def __init__(self, config: Any) -> None: ...
 
