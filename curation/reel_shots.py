@@ -57,6 +57,9 @@ _TRAVEL = 0.15  # a moving shape goes from this far before the middle to this fa
 _SWELL = 0.64  # a growing shape starts at this share of its size
 _TURN_RAD = math.radians(150)
 _TINT = 0.10  # saturation of a background: enough to tell two apart, far below any shape's
+_CONTRAST = 34  # grey levels between a shape and its background
+_GRAIN = 128  # grains of noise along a side, whatever the frame's size in pixels
+_SLATE = 512  # pixels of the canvas that text is written on
 _SHIFT = 4  # sub-pixel bits of cv2.fillPoly
 
 
@@ -104,9 +107,7 @@ class Shot:
     @property
     def caption(self) -> str:
         """What the whole shot shows."""
-        return (
-            f"a {self.colour} {self.shape} {MOTIONS[self.motion]} on a {self.background} background{self._text_words}"
-        )
+        return f"a {self.colour} {self.shape} {MOTIONS[self.motion]} on a {self.background} background{self._text_words}"
 
     @property
     def _text_words(self) -> str:
@@ -119,18 +120,20 @@ def random_shots(n: int, seed: int) -> list[Shot]:
     return [random_shot(rng) for _ in range(n)]
 
 
-def random_shot(rng: np.random.Generator) -> Shot:
-    """One shot drawn from `rng`."""
+def random_shot(rng: np.random.Generator, levels: tuple[int, int] = (28, 225)) -> Shot:
+    """One shot drawn from `rng`, its background within `levels` and never as bright as its shape."""
     shape = str(rng.choice(SHAPES))
+    colour = str(rng.choice(list(COLOURS)))
     motions = [motion for motion in MOTIONS if not (motion == "spinning" and shape in ROUND)]
+    contrasting = [level for level in range(*levels) if abs(level - luma(colour)) >= _CONTRAST]
     return Shot(
         shape=shape,
-        colour=str(rng.choice(list(COLOURS))),
+        colour=colour,
         motion=str(rng.choice(motions)),
         background=str(rng.choice(BACKGROUNDS)),
         size=float(rng.uniform(0.44, 0.60)),
         offset=float(rng.uniform(-0.06, 0.06)),
-        level=int(rng.integers(45, 206)),
+        level=int(rng.choice(contrasting)),
         tint_deg=float(rng.uniform(0, 360)),
         saturation=float(rng.uniform(0.75, 1.0)),
         blur=float(rng.uniform(0.02, 0.045)) if rng.random() < 0.08 else 0.0,
@@ -138,6 +141,11 @@ def random_shot(rng: np.random.Generator) -> Shot:
         duration_s=float(rng.uniform(2, 4)),
         seed=int(rng.integers(2**31)),
     )
+
+
+def luma(colour: str) -> float:
+    """Brightness of a named colour, 0-255 (BT.601)."""
+    return float(np.dot(COLOURS[colour], (0.299, 0.587, 0.114)))
 
 
 def random_text(rng: np.random.Generator, *, covering: bool) -> str:
@@ -156,23 +164,22 @@ def render_moments(shot: Shot, size: int, moments: np.ndarray) -> np.ndarray:
     """Frames of `shot` at `moments` (0 its beginning, 1 its end): uint8 RGB, (len(moments), size, size, 3)."""
     rng = np.random.default_rng(shot.seed)
     tilt = math.radians(rng.uniform(-8, 8))
-    colour = _paint(shot, rng)
+    paint = np.broadcast_to(_paint(shot, rng), (size, size, 3)).copy()
     backdrop = _backdrop(shot, size, rng)
     lettering = None if shot.text is None else _lettering(shot.text, size)
     frames = np.empty((len(moments), size, size, 3), np.uint8)
     for frame, moment in zip(frames, moments, strict=True):
-        cover = _mask(shot, size, float(moment), tilt)
-        x, y, width, height = cv2.boundingRect((cover > 0).astype(np.uint8))
-        frame[:] = backdrop
-        window = frame[y : y + height, x : x + width]
-        share = cover[y : y + height, x : x + width, None]
-        window[:] = window + share * (colour - window) + 0.5
+        picture = _over(paint, _mask(shot, size, float(moment), tilt), backdrop)
         if lettering is not None:
-            halo, ink = lettering
-            frame[:] = frame * (1 - halo) + 245 * ink + 0.5
+            picture = _over(*lettering, picture)
         if shot.blur > 0:
-            frame[:] = cv2.GaussianBlur(frame, (0, 0), shot.blur * size, borderType=cv2.BORDER_REPLICATE)
+            picture = cv2.GaussianBlur(picture, (0, 0), shot.blur * size, borderType=cv2.BORDER_REPLICATE)
+        frame[:] = picture
     return frames
+
+
+def _over(above: np.ndarray, opacity: np.ndarray, below: np.ndarray) -> np.ndarray:
+    return cv2.blendLinear(above, below, opacity, 1 - opacity)
 
 
 def placement(shot: Shot, moment: float) -> tuple[float, float, float, float]:
@@ -212,7 +219,7 @@ def appeal(shot: Shot, moment: float) -> float:
 
 @cache
 def outline(shape: str) -> tuple[np.ndarray, ...]:
-    """Closed curves of `shape` as (points, 2) arrays with y down, centred, within the unit circle; the second is a hole."""
+    """Closed curves of `shape`, (points, 2) with y down, centred, reaching the unit circle; a second one is a hole."""
     angle = np.linspace(0, 2 * np.pi, 96, endpoint=False)
     circle = np.stack([np.cos(angle), np.sin(angle)], axis=1)
     match shape:
@@ -245,7 +252,8 @@ def outline(shape: str) -> tuple[np.ndarray, ...]:
             curves = [np.concatenate([outer_arc, inner_arc])]
         case _:
             raise ValueError(f"unknown shape {shape!r}: expected one of {', '.join(SHAPES)}")
-    middle = (curves[0].min(axis=0) + curves[0].max(axis=0)) / 2
+    moments = cv2.moments(curves[0].astype(np.float32))
+    middle = np.array([moments["m10"], moments["m01"]]) / moments["m00"]
     reach = np.linalg.norm(curves[0] - middle, axis=1).max()
     return tuple((curve - middle) / reach for curve in curves)
 
@@ -283,7 +291,7 @@ def _oversampling(size: int) -> int:
 def _paint(shot: Shot, rng: np.random.Generator) -> np.ndarray:
     pure = np.array(COLOURS[shot.colour], np.float32)
     muted = pure * shot.saturation + pure.mean() * (1 - shot.saturation)
-    return np.clip(muted * rng.uniform(0.92, 1.04), 0, 255).astype(np.float32)
+    return np.clip(muted * rng.uniform(0.92, 1.04) + 0.5, 0, 255).astype(np.uint8)
 
 
 def _backdrop(shot: Shot, size: int, rng: np.random.Generator) -> np.ndarray:
@@ -299,8 +307,9 @@ def _backdrop(shot: Shot, size: int, rng: np.random.Generator) -> np.ndarray:
         case "textured":
             relief = _texture(across, down, rng)
         case _:
-            grain = rng.normal(0, 11, (64, 64)).astype(np.float32)
-            relief = cv2.resize(grain, (size, size), interpolation=cv2.INTER_LINEAR)
+            grain = rng.normal(0, 20, (_GRAIN, _GRAIN)).astype(np.float32)
+            how = cv2.INTER_AREA if size < _GRAIN else cv2.INTER_LINEAR
+            relief = cv2.resize(grain, (size, size), interpolation=how)
     return np.clip((shot.level + relief)[..., None] * tint + 0.5, 0, 255).astype(np.uint8)
 
 
@@ -316,19 +325,20 @@ def _texture(across: np.ndarray, down: np.ndarray, rng: np.random.Generator) -> 
 
 
 def _lettering(text: str, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Opacity of the letters with their dark rim, and of the letters alone: two float32 (size, size, 1) in [0, 1]."""
-    canvas = size * _oversampling(size)
-    halo, ink = np.zeros((2, canvas, canvas), np.uint8)
+    """Picture of white letters with a dark rim, uint8 (size, size, 3), and their opacity, float32 (size, size)."""
+    canvas = _SLATE  # one size for all: the font's weight follows from the stroke in pixels
+    ink = np.zeros((canvas, canvas), np.uint8)
     lines = text.split("\n")
-    stroke = max(1, round(canvas / (64 if len(lines) > 1 else 110)))
+    stroke = 8 if len(lines) > 1 else 5
     for number, line in enumerate(lines):
         (width, height), _ = cv2.getTextSize(line, cv2.FONT_HERSHEY_SIMPLEX, 1.0, 1)
         scale = canvas * min(0.84 / width, 0.16 / height)
         middle = 0.9 if len(lines) == 1 else (number + 0.5) / len(lines)
         origin = (round((canvas - width * scale) / 2), round(canvas * middle + height * scale / 2))
-        for sheet, thickness in ((halo, 3 * stroke), (ink, stroke)):
-            cv2.putText(sheet, line, origin, cv2.FONT_HERSHEY_SIMPLEX, scale, 255, thickness, cv2.LINE_AA)
-    return tuple(
-        cv2.resize(sheet, (size, size), interpolation=cv2.INTER_AREA)[..., None].astype(np.float32) / 255
-        for sheet in (halo, ink)
+        cv2.putText(ink, line, origin, cv2.FONT_HERSHEY_SIMPLEX, scale, 255, stroke, cv2.LINE_AA)
+    pen = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * stroke + 1, 2 * stroke + 1))
+    rim, ink = (
+        cv2.resize(sheet, (size, size), interpolation=cv2.INTER_AREA) for sheet in (cv2.dilate(ink, pen), ink)
     )
+    grey = (245.0 * ink / np.maximum(rim, 1)).clip(0, 255).astype(np.uint8)
+    return np.repeat(grey[..., None], 3, axis=2), rim.astype(np.float32) / 255
