@@ -193,6 +193,7 @@ class _Film:
                 "duration_s": frames / FPS,
                 "num_frames": frames,
                 "scene": scene,
+                "shot": self.shots[scene],
             }
             | state
         )
@@ -281,7 +282,7 @@ def _annotation(name: str, index: int, clip: dict[str, Any]) -> dict[str, Any]:
         )
     if name == "motion" and index == 1:
         return {"clip_id": clip_id} | settled("skipped", "no_pairs")
-    return {"clip_id": clip_id} | _COLUMNS[name](_rng(clip_id, name)) | settled()
+    return {"clip_id": clip_id} | _COLUMNS[name](_rng(clip_id, name), clip["shot"]) | settled()
 
 
 def _unit_vector(rng: np.random.Generator) -> list[float]:
@@ -289,7 +290,7 @@ def _unit_vector(rng: np.random.Generator) -> list[float]:
     return (vector / np.linalg.norm(vector)).tolist()
 
 
-def _text_area(rng: np.random.Generator) -> dict[str, Any]:
+def _text_area(rng: np.random.Generator, _: Shot) -> dict[str, Any]:
     area = float(rng.uniform(0.01, 0.2)) if rng.random() < 0.3 else 0.0
     return {
         "score": area,
@@ -299,8 +300,7 @@ def _text_area(rng: np.random.Generator) -> dict[str, Any]:
     }
 
 
-def _captions(rng: np.random.Generator) -> dict[str, Any]:
-    shot = random_shots(1, int(rng.integers(2**31)))[0]
+def _captions(_: np.random.Generator, shot: Shot) -> dict[str, Any]:
     of_frame = {"frame_caption": shot.image_caption, "frame_method": "coca:embedded", "frame_status": "ok"}
     of_video = {"video_caption": shot.caption, "video_method": "coca:embedded+motion", "video_status": "ok"}
     return of_frame | of_video
@@ -311,22 +311,21 @@ def _mean_of_frames(rng: np.random.Generator, low: float, high: float) -> dict[s
     return {"model": "embedded", "score": float(np.mean(scores)), "scores": scores}
 
 
-_COLUMNS: dict[str, Callable[[np.random.Generator], dict[str, Any]]] = {
-    "motion": lambda rng: {"score": float(rng.lognormal(-1, 1)), "dx": 0.1, "dy": -0.2, "num_pairs": 5},
+_COLUMNS: dict[str, Callable[[np.random.Generator, Shot], dict[str, Any]]] = {
+    "motion": lambda rng, _: {"score": float(rng.lognormal(-1, 1)), "dx": 0.1, "dy": -0.2, "num_pairs": 5},
     "text_area": _text_area,
-    "sharpness": lambda rng: {"score": float(rng.normal(5, 1)), "brightness": float(rng.uniform(0.2, 0.8))},
-    "embeddings": lambda rng: {
+    "sharpness": lambda rng, _: {
+        "score": float(rng.normal(5, 1)),
+        "brightness": float(rng.uniform(0.2, 0.8)),
+    },
+    "embeddings": lambda rng, _: {
         "model": "embedded",
         **{place: _unit_vector(rng) for place in ("first", "middle", "last")},
     },
-    "aesthetics": lambda rng: _mean_of_frames(rng, 3, 9),
+    "aesthetics": lambda rng, _: _mean_of_frames(rng, 3, 9),
     "captions": _captions,
-    "summaries": lambda rng: {
-        "summary": random_shots(1, int(rng.integers(2**31)))[0].caption,
-        "method": "merge",
-        "status": "ok",
-    },
-    "similarity": lambda rng: {
+    "summaries": lambda _, shot: {"summary": shot.caption, "method": "merge", "status": "ok"},
+    "similarity": lambda rng, _: {
         "model": "embedded",
         "score": float(rng.uniform(0.2, 0.9)),
         "cosines": rng.uniform(0.2, 0.9, 9).tolist(),
