@@ -72,15 +72,25 @@ class Audit:
         }
 
 
-def audit(ledger: Ledger) -> Audit:
-    """Audits every table of the plan."""
+def audit(ledger: Ledger, *, deep: bool = False) -> Audit:
+    """Audits every table of the plan; `deep` also reads every page of every file against its checksum."""
     result = Audit()
     for name in TABLES:
         if name in ledger.plan.keys:
+            if deep:
+                _verify(ledger, TABLES[name], result.problems)
             result.tables[name] = _audit_table(ledger, TABLES[name], result.problems)
     if "verdicts" in result.tables:
         result.selections[ledger.plan.config["select"]["name"]] = _split(ledger)
+    result.problems = list(dict.fromkeys(result.problems))
     return result
+
+
+def _verify(ledger: Ledger, table: Table, problems: list[Problem]) -> None:
+    """Names files that have a page which does not match its checksum, where reading the ids alone would not tell."""
+    for part in (p for of_shard in ledger.parts(table.name).values() for p in of_shard):
+        if not ledger.store.is_sound(part.path):
+            problems.append(Problem(table.name, ledger.plan.keys[table.name], "damaged", part.path))
 
 
 def _audit_table(ledger: Ledger, table: Table, problems: list[Problem]) -> TableCount:
@@ -182,8 +192,10 @@ def _count_states(rows: pl.DataFrame, table: Table, count: TableCount) -> None:
 
 
 def _split(ledger: Ledger) -> dict[str, object]:
-    """How the current selection splits its clips."""
-    verdicts = ledger.read_all("verdicts", ["clip_id", "kept", "rejected_by"])
+    """How the current selection splits its clips; damaged files were named when their table was audited."""
+    table = TABLES["verdicts"]
+    parts = [p for of_shard in ledger.parts(table.name).values() for p in of_shard]
+    verdicts = _newest(_read_parts(ledger, table, parts, [], ["clip_id", "kept", "rejected_by"]), table)
     rejected = verdicts.filter(~pl.col("kept"))
     return {
         "in": verdicts.height,

@@ -113,6 +113,18 @@ class Store:
                 f"{path} cannot be read ({error}); run `cutroom audit` to see what it held"
             ) from error
 
+    def is_sound(self, path: str) -> bool:
+        """Whether every page of a Parquet file can be read and matches its checksum."""
+        try:
+            with pq.ParquetFile(
+                self.path(path), filesystem=self.filesystem, page_checksum_verification=True
+            ) as file:
+                for _ in file.iter_batches(batch_size=1024):
+                    pass
+        except (pa.ArrowInvalid, OSError):
+            return False
+        return True
+
     def read_metadata(self, path: str) -> dict[str, str]:
         """The key-value metadata of a Parquet file."""
         schema = pq.read_schema(self.path(path), filesystem=self.filesystem)
