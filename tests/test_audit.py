@@ -113,7 +113,8 @@ def test_a_flipped_byte_is_found(ledger: Ledger, table: str) -> None:
     group = pq.read_metadata(path).row_group(0)
     chunk = max((group.column(i) for i in range(group.num_columns)), key=lambda c: c.total_compressed_size)
     start = chunk.dictionary_page_offset if chunk.has_dictionary_page else chunk.data_page_offset
-    data[start + chunk.total_compressed_size * 3 // 4] ^= 0x55
+    for part in (3, 4, 5, 6):
+        data[start + chunk.total_compressed_size * part // 10] ^= 0x55
     path.write_bytes(bytes(data))
     assert any(p.kind == "damaged" and p.table == table for p in audit(ledger, deep=True).problems)
 

@@ -80,7 +80,7 @@ def _ledger(root: Path, uris: Sequence[str]) -> Ledger:
 def _run(ledger: Ledger, work: Misbehave, **options: object) -> dict[str, dict]:
     with Pool(2, ledger.store.scratch()) as pool:
         run_shards(work, ledger, ["group"], pool, run_id="test", **options)
-    return {r["uri"]: r for r in ledger.read("sources", "group").iter_rows(named=True)}
+    return {r["source_id"][4:]: r for r in ledger.read("sources", "group").iter_rows(named=True)}
 
 
 @pytest.fixture(autouse=True)

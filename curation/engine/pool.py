@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from curation.engine import worker
 from curation.engine.work import Unit, Work
@@ -24,6 +25,11 @@ _ONE_THREAD = dict.fromkeys(
     ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OPENCV_FOR_THREADS_NUM"), "1"
 )
 
+_START_S = 300.0
+"""Time that a worker may take to import what it needs."""
+_Failure = tuple[str, str]
+"""Cause and detail."""
+
 
 @dataclass(frozen=True)
 class Finished:
@@ -31,7 +37,7 @@ class Finished:
 
     unit: Unit
     folder: Path
-    failure: tuple[str, str] | None
+    failure: _Failure | None
 
 
 @dataclass
@@ -40,6 +46,8 @@ class _Slot:
     unit: Unit | None = None
     folder: Path | None = None
     deadline: float = field(default=float("inf"))
+    is_ready: bool = False
+    """It has started and taken its first unit."""
 
 
 class Pool:
@@ -77,8 +85,12 @@ class Pool:
                 answered = [key.data for key, _ in ready.select(timeout)]
                 late = [s for s in busy if s not in answered and time.monotonic() >= s.deadline]
                 for slot in [*answered, *late]:
+                    message = None if slot in late else _read(slot.process)
+                    if message == worker.READY:
+                        slot.is_ready, slot.deadline = True, time.monotonic() + work.timeout_s
+                        continue
                     ready.unregister(slot.process.stdout)
-                    yield self._collect(slot, work, late=slot in late)
+                    yield self._collect(slot, work, message)
 
     def _fill(
         self, work: Work, ledger: Ledger, waiting: Iterator[Unit], ready: selectors.BaseSelector
@@ -99,22 +111,22 @@ class Pool:
         self._count += 1
         slot.unit, slot.folder = unit, self._scratch / str(self._count)
         slot.folder.mkdir()
-        slot.deadline = time.monotonic() + work.timeout_s
+        slot.deadline = time.monotonic() + (work.timeout_s if slot.is_ready else _START_S + work.timeout_s)
         with contextlib.suppress(BrokenPipeError):  # a worker that died idle is seen when its answer is read
             worker.send(slot.process.stdin, (work, ledger.store, ledger.plan, unit, slot.folder))
 
-    def _collect(self, slot: _Slot, work: Work, *, late: bool) -> Finished:
+    def _collect(self, slot: _Slot, work: Work, message: tuple[_Failure | None] | None) -> Finished:
+        """The end of a slot's unit; without a message from the worker, the end of the worker too."""
         unit, folder = slot.unit, slot.folder
         slot.unit, slot.folder = None, None
-        if late:
+        if message:
+            return Finished(unit, folder, message[0])
+        self._slots.remove(slot)
+        if slot.process.poll() is None and time.monotonic() >= slot.deadline:
             failure = ("timeout", f"took longer than {work.timeout_s:g} s and was killed")
         else:
-            try:
-                return Finished(unit, folder, worker.receive(slot.process.stdout))
-            except EOFError:
-                failure = ("crashed", _how_it_ended(slot.process))
+            failure = ("crashed", _how_it_ended(slot.process))
         _kill(slot.process)
-        self._slots.remove(slot)
         return Finished(unit, folder, failure)
 
     def _start(self) -> subprocess.Popen[bytes]:
@@ -125,6 +137,14 @@ class Pool:
             env=os.environ | _ONE_THREAD | {"CUTROOM_WORKER_PRELOAD": ",".join(self._preload)},
             start_new_session=True,
         )
+
+
+def _read(process: subprocess.Popen[bytes]) -> Any:
+    """The worker's next message; None if it is gone."""
+    try:
+        return worker.receive(process.stdout)
+    except EOFError:
+        return None
 
 
 def _how_it_ended(process: subprocess.Popen[bytes]) -> str:

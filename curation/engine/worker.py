@@ -10,7 +10,6 @@ import ctypes
 import importlib
 import os
 import pickle
-import resource
 import signal
 import struct
 import sys
@@ -24,6 +23,8 @@ from curation.engine.work import Outputs, Unit, Work
 from warehouse.errors import CutroomError
 from warehouse.ledger import Ledger
 
+READY = "ready"
+"""The first message of a worker: its imports are done, and its first unit's time begins."""
 _PR_SET_PDEATHSIG = 1
 
 
@@ -52,6 +53,7 @@ def main() -> None:
     os.dup2(2, 1)  # what libraries print must not mix with the answers
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     ledgers: dict[str, Ledger] = {}
+    send(answers, READY)
     while True:
         try:
             work, store, plan, unit, folder = receive(sys.stdin.buffer)
@@ -59,7 +61,7 @@ def main() -> None:
             return
         ledger = ledgers.setdefault(f"{store.uri} {plan.plan_id}", Ledger(store, plan))
         run = _run_in_fork if work.isolated else _run
-        send(answers, run(work, ledger, unit, folder))
+        send(answers, (run(work, ledger, unit, folder),))
 
 
 def _end_with_parent(parent: int) -> None:
@@ -101,14 +103,7 @@ def _run_in_fork(work: Work, ledger: Ledger, unit: Unit, folder: Path) -> tuple[
     return pickle.loads(answer)
 
 
-def preload(modules: list[str], memory_bytes: int | None) -> None:
-    """Imports what the units will need, once, before any fork; bounds the address space if asked to."""
-    for module in modules:
-        importlib.import_module(module)
-    if memory_bytes:
-        resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
-
-
 if __name__ == "__main__":
-    preload([m for m in os.environ.get("CUTROOM_WORKER_PRELOAD", "").split(",") if m], None)
+    for module in filter(None, os.environ.get("CUTROOM_WORKER_PRELOAD", "").split(",")):
+        importlib.import_module(module)
     main()
