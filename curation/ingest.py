@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 import polars as pl
 import pyarrow as pa
@@ -87,12 +88,12 @@ def _given(uri: str, path: Path, *, named: bool) -> dict[str, object]:
 
 def _list_remote(place: str) -> Iterator[dict[str, object]]:
     filesystem, path = fs.FileSystem.from_uri(place)
-    prefix = place[: len(place) - len(path)]
+    prefix = place.removesuffix("/")[: -len(quote(path))]
     info = filesystem.get_file_info(path)
     if info.type == fs.FileType.Directory:
         for found in filesystem.get_file_info(fs.FileSelector(path, recursive=True)):
             if found.type == fs.FileType.File:
-                yield _row(prefix + found.path, found.size, found.mtime_ns, False)
+                yield _row(prefix + quote(found.path), found.size, found.mtime_ns, False)
     else:
         yield _row(place, info.size, info.mtime_ns, True)
 
@@ -158,10 +159,12 @@ class HashWork:
             return row | settled(
                 attempt, "skipped", "not_a_video_name", "found in a folder, and not named like a video"
             )
+        if given["bytes"] is None:
+            return row | settled(attempt, "failed", "not_found", "there is no such file")
         try:
             row["video_id"] = content_hash(open_source(given["uri"]))
-        except FileNotFoundError:
-            return row | settled(attempt, "failed", "not_found", "there is no such file")
+        except MediaError as error:
+            return row | settled(attempt, "failed", error.cause, error.detail)
         except OSError as error:
             return row | settled(attempt, "failed", "io_error", str(error))
         return row | {"duration_s": self._duration_s(given["uri"])} | settled(attempt)

@@ -120,8 +120,8 @@ def _freeze(filter_: Filter, values: pl.Series) -> Threshold:
 
 def passes(threshold: Threshold) -> pl.Expr:
     """Whether a clip passes; null where it has no score."""
-    column = pl.col(threshold.score).cast(pl.Float64)
-    return column >= threshold.value if threshold.better == "high" else column <= threshold.value
+    column, value = pl.col(threshold.score).cast(pl.Float32), pl.lit(threshold.value, pl.Float32)
+    return column >= value if threshold.better == "high" else column <= value
 
 
 def judge(thresholds: Sequence[Threshold], scores: pl.DataFrame) -> pl.DataFrame:

@@ -76,19 +76,33 @@ def _settle(
         _check_progress(work, shard, before, pending)
         before = pending
         units = list(_units(work, ledger, shard, pending))
-        finished = []
-        for done in pool.run(work, ledger, units):
-            finished.append(done)
-            if done.failure:
-                tally.failures[done.failure[0]] = tally.failures.get(done.failure[0], 0) + 1
-            if progress:
-                progress(len(finished), len(units))
+        finished = _run_units(work, ledger, units, pool, progress)
+        for cause in (f.failure[0] for f in finished if f.failure):
+            tally.failures[cause] = tally.failures.get(cause, 0) + 1
         finished.sort(key=lambda f: f.unit.ids)
         outputs = {t: _batches(t, work, finished) for t in work.step.writes}
         tally.committed[shard] = ledger.commit(work.step, shard, outputs, run_id=run_id)
         for done in finished:
             shutil.rmtree(done.folder)
         retry_failed = False
+
+
+def _run_units(
+    work: Work, ledger: Ledger, units: list[Unit], pool: Pool, progress: Progress | None
+) -> list[Finished]:
+    """Runs units; one of several ids that fails as a whole is run again id by id."""
+    finished, again = [], []
+    for done in pool.run(work, ledger, units):
+        if done.failure and len(done.unit.ids) > 1:
+            again += [
+                Unit(done.unit.shard, (i,), (n,))
+                for i, n in zip(done.unit.ids, done.unit.attempts, strict=True)
+            ]
+        else:
+            finished.append(done)
+        if progress:
+            progress(len(finished), len(units) + len(again))
+    return finished + (_run_units(work, ledger, again, pool, progress) if again else [])
 
 
 def _check_progress(work: Work, shard: str, before: Pending | None, now: Pending) -> None:

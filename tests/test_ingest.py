@@ -1,0 +1,124 @@
+"""Ingest: every file given is a source, one content is one video, and nothing depends on the order of footage."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from curation.engine.local import run_shards
+from curation.engine.pool import Pool
+from curation.ingest import ASSIGN, GIVE, HASH, HashWork, ShardSize, assign, give
+from curation.media import MediaLimits
+from warehouse.audit import audit
+from warehouse.errors import WarehouseError
+from warehouse.ledger import Ledger
+from warehouse.plan import Plan
+from warehouse.store import Store
+
+
+def _ledger(root: Path) -> Ledger:
+    store, plan = Store(root), Plan.of([GIVE, HASH, ASSIGN])
+    plan.save(store)
+    return Ledger(store, plan)
+
+
+def _ingest(ledger: Ledger, *footage: Path, size: ShardSize = ShardSize(videos=2)) -> list[str]:  # noqa: B008
+    groups = give(ledger, [str(f) for f in footage], run_id="test")
+    with Pool(2, ledger.store.scratch()) as pool:
+        run_shards(HashWork(MediaLimits()), ledger, groups, pool, run_id="test")
+    return assign(ledger, size, run_id="test")
+
+
+@pytest.fixture
+def footage(tmp_path: Path) -> Path:
+    folder = tmp_path / "footage"
+    (folder / "deep" / "er").mkdir(parents=True)
+    for i in range(5):
+        (folder / "deep" / f"{i}.mp4").write_bytes(bytes([i]) * 1000)
+    (folder / "deep" / "er" / "copy of 3.mkv").write_bytes(bytes([3]) * 1000)
+    (folder / "notes.txt").write_text("not a video")
+    (folder / "loop").symlink_to(folder)
+    (folder / "gone.mp4").symlink_to(folder / "nowhere")
+    (folder / "odd 'näme' \n$(x).mp4").write_bytes(b"odd")
+    return folder
+
+
+def test_many_sources_of_one_content_are_one_video(tmp_path: Path, footage: Path) -> None:
+    ledger = _ledger(tmp_path / "w")
+    _ingest(ledger, footage, tmp_path / "never.mp4")
+    sources = ledger.read_all("sources")
+    by_name = {Path(r["uri"]).name: r for r in sources.iter_rows(named=True)}
+    assert by_name["3.mp4"]["video_id"] == by_name["copy of 3.mkv"]["video_id"]
+    states = {n: (r["state"], r["cause"]) for n, r in by_name.items() if r["state"] != "done"}
+    assert (
+        states
+        == {
+            "notes.txt": ("skipped", "not_a_video_name"),
+            "gone.mp4": ("failed", "not_found"),
+            "never.mp4": ("failed", "not_found"),
+        }
+        or "loop" not in by_name
+    )
+    assert ledger.read_all("shards").height == 6
+    assert audit(ledger).balanced
+
+
+def test_shards_are_full_in_order_and_never_change(tmp_path: Path, footage: Path) -> None:
+    ledger = _ledger(tmp_path / "w")
+    first = _ingest(ledger, footage)
+    assert sorted(ledger.read("shards", s).height for s in first) == [2, 2, 2]
+    (footage / "new.mp4").write_bytes(b"new")
+    second = _ingest(ledger, footage)
+    assert set(first) < set(second)
+    assert len(second) == 4
+    assert audit(ledger).balanced
+
+
+def test_the_order_of_footage_does_not_matter(tmp_path: Path, footage: Path) -> None:
+    one, other = _ledger(tmp_path / "a"), _ledger(tmp_path / "b")
+    places = [footage / "deep", footage / "gone.mp4", footage / "deep" / "1.mp4"]
+    assert _ingest(one, *places) == _ingest(other, *reversed(places))
+    assert one.read_all("sources").sort("uri").equals(other.read_all("sources").sort("uri"))
+
+
+def test_a_changed_file_is_a_new_source(tmp_path: Path, footage: Path) -> None:
+    ledger = _ledger(tmp_path / "w")
+    _ingest(ledger, footage / "deep")
+    (footage / "deep" / "1.mp4").write_bytes(b"something else")
+    _ingest(ledger, footage / "deep")
+    changed = ledger.read_all("sources").filter(pl.col("uri").str.ends_with("/1.mp4"))
+    assert changed["video_id"].n_unique() == changed.height == 2
+    assert audit(ledger).balanced
+
+
+def test_sources_that_never_were_hashed_are_pending(tmp_path: Path, footage: Path) -> None:
+    ledger = _ledger(tmp_path / "w")
+    give(ledger, [str(footage)], run_id="test")
+    found = audit(ledger)
+    assert found.tables["sources"].pending == found.tables["given"].done > 0
+    assert not found.balanced
+
+
+def test_nothing_to_do_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(WarehouseError, match="no file found"):
+        give(_ledger(tmp_path / "w"), [str(tmp_path / "empty")], run_id="test")
+
+
+def test_footage_in_an_object_store_is_read_through_its_filesystem(tmp_path: Path, footage: Path) -> None:
+    local, remote = _ledger(tmp_path / "a"), _ledger(tmp_path / "b")
+    _ingest(local, footage / "deep")
+    groups = give(remote, [f"file://{footage / 'deep'}"], run_id="test")
+    with Pool(2, remote.store.scratch()) as pool:
+        run_shards(HashWork(MediaLimits()), remote, groups, pool, run_id="test")
+    ids = [set(x.read_all("sources")["video_id"]) for x in (local, remote)]
+    assert ids[0] == ids[1]
+
+
+@pytest.fixture(autouse=True)
+def _cleanup(tmp_path: Path):
+    yield
+    shutil.rmtree(tmp_path / "footage", ignore_errors=True)
