@@ -7,11 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 
+import models.embedded
 from curation.clip_frames import Bucket, Sampled, read_clips, sample
 from curation.engine.work import Outputs, Unit, by_video, in_batches, settled
 from curation.ingest import open_source
@@ -39,6 +41,26 @@ class EncodeConfig:
     """Shares of clips that take the middle frame's caption, the video's, the summary (SVD, appendix D)."""
 
 
+def weights_id(name: str, embedded: str) -> str:
+    """What tells weights apart in a table's key, found without loading them: a digest of their files, or a hub's name.
+
+    Args:
+        embedded: which of the embedded models `name` = 'embedded' stands for.
+    """
+    folder = Path(models.embedded.__file__).parent
+    files = [folder / f"{embedded}.json", folder / f"{embedded}.safetensors"] if name == "embedded" else []
+    if Path(name).exists():
+        files = sorted(p for p in [Path(name), *Path(name).rglob("*")] if p.is_file())
+    if not files:
+        return name
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(path.name.encode())
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:16]
+
+
 @lru_cache(maxsize=1)
 def _autoencoder(name: str) -> Any:
     from models.autoencoder import load_autoencoder
@@ -59,14 +81,13 @@ class LatentWork:
 
     config: EncodeConfig
     limits: MediaLimits
-    weights_digest: str
     timeout_s: float = 3600.0
     isolated: bool = False
     step: Step = field(init=False)
 
     def __post_init__(self) -> None:
         chosen = {k: v for k, v in asdict(self.config).items() if k in ("buckets", "fps", "autoencoder")}
-        settings = chosen | {"weights": self.weights_digest}
+        settings = chosen | {"weights": weights_id(self.config.autoencoder, "autoencoder")}
         step = Step("encode", 1, ("videos", "frame_scores", "clips"), ("latents",), settings)
         object.__setattr__(self, "step", step)
 
@@ -136,14 +157,13 @@ class TextWork:
     """Chooses one caption for each kept clip and encodes it."""
 
     config: EncodeConfig
-    weights_digest: str
     timeout_s: float = 1800.0
     isolated: bool = False
     step: Step = field(init=False)
 
     def __post_init__(self) -> None:
         chosen = {k: v for k, v in asdict(self.config).items() if k in ("text_encoder", "caption_shares")}
-        settings = chosen | {"weights": self.weights_digest}
+        settings = chosen | {"weights": weights_id(self.config.text_encoder, "coca")}
         step = Step("encode_text", 1, ("clips", "captions", "summaries"), ("text_embeddings",), settings)
         object.__setattr__(self, "step", step)
 
