@@ -149,7 +149,8 @@ class LatentWork:
         x_TCHW = torch.from_numpy(frames_THWC).permute(0, 3, 1, 2).float() / 127.5 - 1
         z_BTCHW = _autoencoder(self.config.autoencoder).encode(x_TCHW[None])
         latents = z_BTCHW[0].numpy().astype("<f2")
-        return {"clip_id": clip_id, "latents": latents.tobytes(), "shape": latents.shape, "fps": sampled.fps}
+        row = {"clip_id": clip_id, "bucket": str(sampled.bucket), "fps": sampled.fps}
+        return row | {"latents": latents.tobytes(), "shape": latents.shape}
 
 
 @dataclass(frozen=True)

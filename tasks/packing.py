@@ -13,7 +13,7 @@ import pyarrow as pa
 from warehouse.claims import claim
 from warehouse.errors import DatasetError, WarehouseError
 from warehouse.ledger import Ledger
-from warehouse.manifest import MANIFEST, Manifest, bucket_name, parse_manifest
+from warehouse.manifest import MANIFEST, Manifest, parse_manifest
 from warehouse.pack import clip_batch, split_videos, write_dataset
 from warehouse.plan import digest
 
@@ -46,7 +46,7 @@ def dataset_path(ledger: Ledger, config: PackConfig) -> str:
     return f"datasets/{name}.{digest([keys, config, members])}"
 
 
-def pack(ledger: Ledger, config: PackConfig, *, downsampling: int, encoders: dict[str, str]) -> Packed:
+def pack(ledger: Ledger, config: PackConfig) -> Packed:
     """Writes the dataset of the plan's selection, or finds it written already.
 
     Raises:
@@ -58,17 +58,15 @@ def pack(ledger: Ledger, config: PackConfig, *, downsampling: int, encoders: dic
             raise WarehouseError(f"another run has been packing {path} for 10 minutes; end it or wait for it")
         kept = ledger.read_all("verdicts", ["kept"])["kept"].sum()
         if not ledger.store.exists(f"{path}/{MANIFEST}"):
-            _write(ledger, path, config, downsampling, encoders, kept)
+            _write(ledger, path, config, kept)
     text = ledger.store.read_bytes(f"{path}/{MANIFEST}").decode()
     manifest = parse_manifest(text, path)
     packed = sum(manifest.num_clips(split) for split in ("train", "heldout"))
     return Packed(path, manifest, int(kept), packed)
 
 
-def _write(
-    ledger: Ledger, path: str, config: PackConfig, downsampling: int, encoders: dict[str, str], kept: int
-) -> None:
-    shapes = ledger.read_all("latents", ["shape", "state"]).filter(pl.col("state") == "done")
+def _write(ledger: Ledger, path: str, config: PackConfig, kept: int) -> None:
+    shapes = ledger.read_all("latents", ["bucket", "shape", "state"]).filter(pl.col("state") == "done")
     texts = ledger.read_all("text_embeddings", ["shape", "state"]).filter(pl.col("state") == "done")
     if shapes.is_empty() or texts.is_empty():
         raise DatasetError(
@@ -79,28 +77,32 @@ def _write(
         name=path.split("/")[-1],
         selection=ledger.plan.config["select"]["name"],
         latent_channels=shapes["shape"][0][1],
-        downsampling=downsampling,
+        downsampling=int(shapes["bucket"][0].split("x")[1]) // shapes["shape"][0][2],
         text_shape=tuple(texts["shape"][0]),
-        encoders=encoders,
+        encoders=_encoders(ledger),
     )
     splits = split_videos(ledger.read_all("shards", ["video_id"])["video_id"], config.held_out_share)
     root = ledger.store.path(path)
     limits = {"row_group_bytes": config.row_group_bytes, "part_bytes": config.part_bytes}
-    write_dataset(ledger.store.filesystem, root, _batches(ledger, splits, downsampling), manifest, **limits)
+    write_dataset(ledger.store.filesystem, root, _batches(ledger, splits), manifest, **limits)
 
 
-def _batches(
-    ledger: Ledger, splits: dict[str, str], downsampling: int
-) -> Iterator[tuple[str, pa.RecordBatch]]:
+def _encoders(ledger: Ledger) -> dict[str, str]:
+    """Which weights encoded what: their name, and what tells them apart from others of that name."""
+    image, text = ledger.plan.config["encode"], ledger.plan.config["encode_text"]
+    return {
+        "autoencoder": image["autoencoder"],
+        "autoencoder_weights": image["weights"],
+        "text_encoder": text["text_encoder"],
+        "text_encoder_weights": text["weights"],
+    }
+
+
+def _batches(ledger: Ledger, splits: dict[str, str]) -> Iterator[tuple[str, pa.RecordBatch]]:
     """Bucket and rows of every shard's kept and encoded clips, by clip."""
     for shard in ledger.shards():
-        rows = _rows(ledger, shard)
-        for (shape,), of_shape in rows.group_by(pl.col("shape").cast(pl.List(pl.Int64)), maintain_order=True):
-            frames, _, height, width = shape
-            yield (
-                bucket_name(frames, height * downsampling, width * downsampling),
-                _batch(of_shape, shape, splits),
-            )
+        for (bucket,), rows in _rows(ledger, shard).group_by("bucket", maintain_order=True):
+            yield bucket, _batch(rows, splits)
 
 
 def _rows(ledger: Ledger, shard: str) -> pl.DataFrame:
@@ -110,14 +112,14 @@ def _rows(ledger: Ledger, shard: str) -> pl.DataFrame:
 
     kept = ledger.read("verdicts", shard, ["clip_id", "kept"]).filter("kept").select("clip_id")
     text = done("text_embeddings", "text", "shape", "mask", "caption", "caption_method")
-    rows = kept.join(done("latents", "latents", "shape", "fps"), on="clip_id")
+    rows = kept.join(done("latents", "bucket", "latents", "shape", "fps"), on="clip_id")
     rows = rows.join(text.rename({"shape": "text_shape"}), on="clip_id").join(
         done("clips", "video_id"), on="clip_id"
     )
     return rows.join(done("motion", "score"), on="clip_id", how="left").sort("clip_id")
 
 
-def _batch(rows: pl.DataFrame, shape: tuple[int, ...], splits: dict[str, str]) -> pa.RecordBatch:
+def _batch(rows: pl.DataFrame, splits: dict[str, str]) -> pa.RecordBatch:
     def stacked(column: str, dtype: Any, shape: tuple[int, ...]) -> np.ndarray:
         return np.frombuffer(b"".join(rows[column]), dtype).reshape(len(rows), *shape)
 
@@ -125,7 +127,7 @@ def _batch(rows: pl.DataFrame, shape: tuple[int, ...], splits: dict[str, str]) -
     return clip_batch(
         clip_ids=rows["clip_id"].to_list(),
         video_ids=rows["video_id"].to_list(),
-        latents_BTCHW=stacked("latents", "<f2", tuple(shape)),
+        latents_BTCHW=stacked("latents", "<f2", tuple(rows["shape"][0])),
         text_BLD=stacked("text", "<f2", (tokens, width)),
         mask_BL=stacked("mask", np.bool_, (tokens,)),
         fps=rows["fps"].to_list(),

@@ -368,6 +368,9 @@ _LATENTS = Table(
     ("clip_id",),
     (
         _CLIP_ID,
+        column(
+            "bucket", pa.string(), "shape of the frames that were encoded: frames x height x width in pixels"
+        ),
         column("latents", pa.binary(), "float16, C order (frames, channels, height, width), scaled"),
         column("shape", pa.list_(pa.int32()), "frames, channels, height, width"),
         column("fps", pa.float32(), "rate at which the frames were really taken", unit="1/s"),
