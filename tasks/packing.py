@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -11,11 +11,12 @@ import polars as pl
 import pyarrow as pa
 
 from warehouse.claims import claim
+from warehouse.datasets import PACKED_TABLES, dataset_path, packable, read_manifest
 from warehouse.errors import DatasetError, WarehouseError
 from warehouse.ledger import Ledger
-from warehouse.manifest import MANIFEST, Manifest, parse_manifest
+from warehouse.manifest import MANIFEST, Manifest
 from warehouse.pack import clip_batch, split_videos, write_dataset
-from warehouse.plan import digest
+from warehouse.plan import Step
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,9 @@ class Packed:
     packed: int
 
 
-def dataset_path(ledger: Ledger, config: PackConfig) -> str:
-    """Where the dataset of the plan's selection lies, from the root of the store."""
-    keys = {t: ledger.plan.keys[t] for t in ("verdicts", "latents", "text_embeddings", "motion")}
-    members = [ledger.digest("latents", s) + ledger.digest("verdicts", s) for s in ledger.shards()]
-    name = ledger.plan.config["select"]["name"]
-    return f"datasets/{name}.{digest([keys, config, members])}"
+def pack_step(config: PackConfig) -> Step:
+    """The step as the plan has it; it fills no table, so that no key follows from it."""
+    return Step("pack", 1, PACKED_TABLES, (), asdict(config))
 
 
 def pack(ledger: Ledger, config: PackConfig) -> Packed:
@@ -52,15 +50,14 @@ def pack(ledger: Ledger, config: PackConfig) -> Packed:
     Raises:
         DatasetError: the selection kept no clip that could be encoded.
     """
-    path = dataset_path(ledger, config)
+    path = dataset_path(ledger)
     with claim(ledger.store, path, wait_s=600) as held:
         if not held:
             raise WarehouseError(f"another run has been packing {path} for 10 minutes; end it or wait for it")
         kept = ledger.read_all("verdicts", ["kept"])["kept"].sum()
         if not ledger.store.exists(f"{path}/{MANIFEST}"):
             _write(ledger, path, config, kept)
-    text = ledger.store.read_bytes(f"{path}/{MANIFEST}").decode()
-    manifest = parse_manifest(text, path)
+    manifest = read_manifest(ledger, path)
     packed = sum(manifest.num_clips(split) for split in ("train", "heldout"))
     return Packed(path, manifest, int(kept), packed)
 
@@ -110,7 +107,7 @@ def _rows(ledger: Ledger, shard: str) -> pl.DataFrame:
         rows = ledger.read(table, shard, ["clip_id", *columns, "state"])
         return rows.filter(pl.col("state") == "done").drop("state")
 
-    kept = ledger.read("verdicts", shard, ["clip_id", "kept"]).filter("kept").select("clip_id")
+    kept = packable(ledger, shard)
     text = done("text_embeddings", "text", "shape", "mask", "caption", "caption_method")
     rows = kept.join(done("latents", "bucket", "latents", "shape", "fps"), on="clip_id")
     rows = rows.join(text.rename({"shape": "text_shape"}), on="clip_id").join(

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 
 import polars as pl
 
+from warehouse import datasets
 from warehouse.errors import WarehouseError
 from warehouse.ledger import Ledger, Part, expected_ids
 from warehouse.schema import TABLES, Table
@@ -82,6 +83,9 @@ def audit(ledger: Ledger, *, deep: bool = False) -> Audit:
             result.tables[name] = _audit_table(ledger, TABLES[name], result.problems)
     if "verdicts" in result.tables:
         result.selections[ledger.plan.config["select"]["name"]] = _split(ledger)
+    if "pack" in ledger.plan.config:
+        key = ledger.plan.keys["latents"]
+        result.problems += [Problem("dataset", key, kind, what) for kind, what in datasets.defects(ledger)]
     result.problems = list(dict.fromkeys(result.problems))
     return result
 
