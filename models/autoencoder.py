@@ -1,0 +1,152 @@
+"""Autoencoders between pixels and latents, published or embedded, behind one small interface.
+
+Shapes: B batch, C channels, T frames, H and W height and width (latents: an eighth of the pixels' for f8).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from einops import rearrange
+from torch import nn
+
+from models.digest import weights_digest
+from warehouse.errors import WeightsError
+
+_CLASSES = ("AutoencoderKL", "AutoencoderTiny", "AutoencoderKLTemporalDecoder")
+_CHUNK_PX = 2**20  # pixels worked on at once: 4 frames of 512x512 or 256 of 64x64
+
+
+class Autoencoder:
+    """A frozen autoencoder in diffusers' classes; latents come scaled to a standard deviation of about one.
+
+    `downsampling` is the ratio of sides, `latent_channels` the latents' C, `scale_factor` and `shift` what turns the
+    network's own latents into ours (shift first), `digest` names weights and scaling together.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        config = network.config
+        self.network = network.eval().requires_grad_(False)
+        self.kind = type(network).__name__
+        self.latent_channels: int = config.latent_channels
+        self.scale_factor = float(config.scaling_factor or 1.0)
+        self.shift = float(config.get("shift_factor") or 0.0)
+        self.downsampling = 2 ** (_num_levels(config) - 1)
+        self.digest = weights_digest(network, kind=self.kind, scale=self.scale_factor, shift=self.shift)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are; inputs are brought there."""
+        return next(self.network.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What it computes in and returns."""
+        return next(self.network.parameters()).dtype
+
+    def to(self, device: torch.device | str) -> Autoencoder:
+        """Move the weights; returns itself."""
+        self.network.to(device)
+        return self
+
+    @torch.no_grad()
+    def encode(self, x_BTCHW: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+        """Latents z_BTCHW of frames in [-1, 1]: the posterior's mode, or a sample of it where `generator` is given.
+
+        Raises ValueError where height or width is no multiple of `downsampling`, or frames are not B,T,3,H,W.
+        """
+        self._check(x_BTCHW, 3, multiple=self.downsampling)
+        parts = [
+            self._moments(x_NCHW) for x_NCHW in self._chunks(x_BTCHW, x_BTCHW.shape[-1] * x_BTCHW.shape[-2])
+        ]
+        z_NCHW = torch.cat([mean for mean, _ in parts])
+        if generator is not None:
+            noise = torch.randn(
+                z_NCHW.shape, generator=generator, device=generator.device, dtype=torch.float32
+            )
+            z_NCHW = z_NCHW + torch.cat([std for _, std in parts]) * noise.to(z_NCHW)
+        z_NCHW = (z_NCHW - self.shift) * self.scale_factor
+        return rearrange(z_NCHW, "(b t) c h w -> b t c h w", b=len(x_BTCHW))
+
+    @torch.no_grad()
+    def decode(self, z_BTCHW: torch.Tensor) -> torch.Tensor:
+        """Frames x_BTCHW, about [-1, 1] and not clipped, of latents that `encode` or a sampler gave.
+
+        A temporal decoder sees the frames of one chunk of one video together, as long as chunks are in memory.
+        """
+        self._check(z_BTCHW, self.latent_channels, multiple=1)
+        frame_px = z_BTCHW.shape[-1] * z_BTCHW.shape[-2] * self.downsampling**2
+        z_BTCHW = z_BTCHW / self.scale_factor + self.shift
+        if self.kind == "AutoencoderKLTemporalDecoder":
+            videos = [self._decode_together(z_TCHW, frame_px) for z_TCHW in z_BTCHW]
+            return torch.stack(videos)
+        x_NCHW = torch.cat([self.network.decode(z_NCHW).sample for z_NCHW in self._chunks(z_BTCHW, frame_px)])
+        return rearrange(x_NCHW, "(b t) c h w -> b t c h w", b=len(z_BTCHW))
+
+    def _decode_together(self, z_TCHW: torch.Tensor, frame_px: int) -> torch.Tensor:
+        chunks = self._chunks(z_TCHW[None], frame_px)
+        return torch.cat([self.network.decode(chunk, num_frames=len(chunk)).sample for chunk in chunks])
+
+    def _moments(self, x_NCHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if self.kind == "AutoencoderTiny":  # has no posterior: its latents are the code itself
+            z_NCHW = self.network.encode(x_NCHW).latents
+            return z_NCHW, torch.zeros_like(z_NCHW)
+        posterior = self.network.encode(x_NCHW).latent_dist
+        return posterior.mean, posterior.std
+
+    def _chunks(self, frames_BTCHW: torch.Tensor, frame_px: int) -> Iterator[torch.Tensor]:
+        frames_NCHW = rearrange(frames_BTCHW, "b t c h w -> (b t) c h w")
+        for chunk in frames_NCHW.split(max(1, _CHUNK_PX // frame_px)):
+            yield chunk.to(self.device, self.dtype)
+
+    def _check(self, frames: torch.Tensor, channels: int, multiple: int) -> None:
+        if frames.ndim != 5 or frames.shape[2] != channels:
+            raise ValueError(f"expected B,T,{channels},H,W, got shape {tuple(frames.shape)}")
+        if frames.shape[-1] % multiple or frames.shape[-2] % multiple:
+            raise ValueError(
+                f"height and width must be multiples of {multiple}, got {tuple(frames.shape[-2:])}"
+            )
+
+
+def load_autoencoder(
+    name_or_path: str = "embedded", dtype: torch.dtype = torch.float32, *, subfolder: str | None = None
+) -> Autoencoder:
+    """The embedded autoencoder, or one from a folder or a hub in diffusers' layout (`subfolder`: "vae" in a pipeline).
+
+    Raises WeightsError where it cannot be read or is of another class than AutoencoderKL, AutoencoderTiny and
+    AutoencoderKLTemporalDecoder.
+    """
+    if name_or_path == "embedded":
+        from models.embedded import load_autoencoder as load_embedded
+
+        network = load_embedded()
+    else:
+        network = _load_published(name_or_path, subfolder)
+    loaded = Autoencoder(network)
+    nn.Module.to(loaded.network, dtype)  # after the digest, which must not depend on what we compute in
+    return loaded
+
+
+def _load_published(name_or_path: str, subfolder: str | None) -> nn.Module:
+    import diffusers
+
+    where = name_or_path if subfolder is None else f"{name_or_path}/{subfolder}"
+    try:
+        config = diffusers.AutoencoderKL.load_config(name_or_path, subfolder=subfolder)
+        kind = config.get("_class_name")
+        if kind in _CLASSES:
+            cls = getattr(diffusers, kind)
+            return cls.from_pretrained(name_or_path, subfolder=subfolder, low_cpu_mem_usage=False)
+    except (OSError, ValueError) as error:
+        raise WeightsError(
+            f"no autoencoder at {where!r}: expected a hub id or a folder with config.json and weights in diffusers' "
+            f"layout, or 'embedded' ({error})"
+        ) from error
+    raise WeightsError(f"{where!r} holds a {kind}: expected one of {', '.join(_CLASSES)}")
+
+
+def _num_levels(config: dict) -> int:
+    """Levels of resolution; between two neighbours the sides are halved."""
+    channels = config.get("block_out_channels") or config["encoder_block_out_channels"]
+    return len(channels)
