@@ -1,0 +1,153 @@
+"""What commands share: options, progress on standard error, results on standard output, and how errors end them."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+if TYPE_CHECKING:
+    from flows.settings import Settings
+
+T = TypeVar("T")
+
+Warehouse = Annotated[
+    str | None, typer.Option("--warehouse", "-w", help="Folder or object-store prefix of the tables.")
+]
+WarehouseArgument = Annotated[str, typer.Argument(metavar="W", help="A warehouse: folder or prefix.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON (docs/commands.md).")]
+Workers = Annotated[int | None, typer.Option(help="Worker processes; default: one per core.")]
+RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Try again what failed for good before.")]
+Profile = Annotated[str | None, typer.Option(help="Models and filters: embedded or published.")]
+Config = Annotated[
+    Path | None, typer.Option(help="Settings file; default: cutroom.toml in the working directory.")
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="NAME=VALUE", help="Any setting by its name, as clips.min_s=1; repeatable."
+    ),
+]
+
+
+def flags_of(settings: Sequence[str] | None, **flags: Any) -> dict[str, Any]:
+    """What was given on the command line, nested by section; None stands for not given."""
+    from flows.settings import nest
+    from training.recipe import parse_setting
+
+    given = {name: value for name, value in flags.items() if value is not None and value != []}
+    return nest(dict(parse_setting(text) for text in settings or ()) | given)
+
+
+def require(settings: Settings, name: str, how: str) -> None:
+    """Raises SettingsError unless a setting was given somewhere."""
+    from warehouse.errors import SettingsError
+
+    if name not in settings.model_fields_set:
+        raise SettingsError(
+            f"no {name} is given: {how}, or set `{name}` in cutroom.toml or CUTROOM_{name.upper()}"
+        )
+
+
+def emit(result: Mapping[str, Any], as_json: bool, show: Callable[[], None]) -> None:
+    """Prints a result: as JSON with its documented keys, or for people."""
+    if as_json:
+        print(json.dumps(result, default=str))
+    else:
+        show()
+
+
+def table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Prints rows as a table on standard output; columns in the order in which they first come."""
+    from rich.console import Console
+    from rich.table import Table
+
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    drawn = Table(*columns, title=title, title_justify="left")
+    for row in rows:
+        drawn.add_row(*(_cell(row.get(name)) for name in columns))
+    Console().print(drawn)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+class Bars:
+    """Draws one bar per step on standard error; plain lines where that is no terminal."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            Progress,
+            TaskID,
+            TaskProgressColumn,
+            TextColumn,
+            TimeElapsedColumn,
+        )
+
+        self.console = Console(stderr=True)
+        columns = (
+            TextColumn("{task.description:<14}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeElapsedColumn(),
+        )
+        self.progress = Progress(*columns, console=self.console, disable=not self.console.is_terminal)
+        self._bars: dict[str, TaskID] = {}
+        self._finished: set[str] = set()
+
+    def update(self, label: str, done: float, total: float) -> None:
+        """Moves a step's bar."""
+        if label not in self._bars:
+            self._bars[label] = self.progress.add_task(label, total=total)
+        self.progress.update(self._bars[label], completed=done, total=total)
+        if done >= total and label not in self._finished:
+            self._finished.add(label)
+            if not self.console.is_terminal:
+                self.console.print(f"{label}: done", highlight=False)
+
+    def note(self, text: str) -> None:
+        """Prints a sentence above the bars."""
+        self.console.print(text, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def progress() -> Iterator[Bars]:
+    """Shows the progress of the steps that run in the block."""
+    from tasks.progress import listening
+
+    bars = Bars()
+    with bars.progress, listening(bars):
+        yield bars
+
+
+def as_flow(flow: Any) -> Callable[..., Any]:
+    """A flow as it is to be called here: as a flow run where Prefect has a server to show it, else as a plain function.
+
+    A throwaway server would take longer to start than most commands, and show nothing.
+    """
+    from prefect.settings import get_current_settings
+
+    return flow if get_current_settings().api.url else flow.fn
+
+
+def quiet_prefect() -> None:
+    """Prefect's log lines would tear the bars apart; whoever wants them sets PREFECT_LOGGING_LEVEL."""
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+
+
+def fail(message: str, code: int) -> None:
+    """Ends the command."""
+    print(f"cutroom: {message}", file=sys.stderr)
+    sys.exit(code)

@@ -1,0 +1,106 @@
+"""A warehouse's plan on both sides of a command: what it was curated with, and what counts afterwards."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from prefect.runtime import flow_run
+
+from curation.annotators.registry import ANNOTATORS
+from curation.engine.pool import Pool
+from curation.pipeline import PRELOAD, make_plan
+from flows.settings import Settings, load_settings
+from tasks.windows import Engine
+from warehouse.errors import SettingsError
+from warehouse.ledger import Ledger
+from warehouse.plan import Plan, Step
+from warehouse.store import Store
+
+
+def settings_of(plan: Plan) -> dict[str, Any]:
+    """The settings, nested by section, that led to a plan; they are the defaults of whatever follows on its tables."""
+    config = plan.config
+    sections: dict[str, Any] = {"annotators": {n: config[n] for n in ANNOTATORS if config.get(n)}}
+    for name in ("scan", "cut"):
+        sections |= config.get(name, {})
+    if "select" in config:
+        sections["selection"] = config["select"]
+    encode = {**config.get("encode", {}), **config.get("encode_text", {})}
+    encode.pop("weights", None)
+    return sections | ({"encode": encode} if encode else {})
+
+
+def selected_earlier(store: Store) -> dict[str, Any]:
+    """The sections that curation leaves to later commands, as the warehouse has them."""
+    sections = settings_of(Plan.load(store)) if store.exists("plans/current.json") else {}
+    return {name: sections[name] for name in ("selection", "encode") if name in sections}
+
+
+def later_plan(settings: Settings, current: Plan, *further: Step) -> Plan:
+    """The plan of a command that follows curation: the same tables, and its own.
+
+    Raises:
+        SettingsError: the settings would make other tables than the ones that are there.
+    """
+    config = settings.curation()
+    config = replace(config, annotators=tuple((n, c) for n, c in config.annotators if n in current.keys))
+    plan = make_plan(config, *further)
+    changed = [
+        t for t, key in plan.keys.items() if t in current.keys and key != current.keys[t] and t != "verdicts"
+    ]
+    if changed and (early := [t for t in changed if t not in {w for s in further for w in s.writes}]):
+        raise SettingsError(
+            f"the settings differ from those that the warehouse was curated with: they make other tables "
+            f"{', '.join(early)}; run `cutroom curate` with them first, or leave them out"
+        )
+    return plan
+
+
+@contextmanager
+def open_engine(settings: Settings, plan: Plan) -> Iterator[Engine]:
+    """Workers on a warehouse under a plan, which becomes the current one.
+
+    A plan that held all of this one's tables, and more that are complete still, is the current one again at the end.
+    """
+    store = Store(settings.warehouse)
+    store.sweep()
+    before = Plan.load(store) if store.exists("plans/current.json") else None
+    plan.save(store)
+    run_id = str(flow_run.id or uuid.uuid4())
+    with Pool(settings.workers, store.scratch(), PRELOAD) as pool:
+        yield Engine(Ledger(store, plan), pool, run_id, settings.retry_failed)
+    if before and plan.keys.items() <= before.keys.items() and _is_complete(store, before, plan.keys):
+        before.save(store)
+
+
+def _is_complete(store: Store, plan: Plan, known: Mapping[str, str]) -> bool:
+    """Whether the tables that `plan` has beyond the known ones hold a row for every id."""
+    ledger = Ledger(store, plan)
+    return all(
+        len(ledger.expected(table, shard)) == ledger.read(table, shard, ["clip_id"]).height
+        for table in plan.keys
+        if table not in known
+        for shard in ledger.shards()
+    )
+
+
+def current_settings(flags: Mapping[str, Any], toml: Path | None = None) -> tuple[Settings, Store, Plan]:
+    """Settings of a command that follows curation: over what the warehouse was curated with, the warehouse, its plan.
+
+    Raises:
+        SettingsError: no warehouse is named.
+        WarehouseError: it holds no plan.
+    """
+    named = load_settings(flags, toml=toml)
+    if "warehouse" not in named.model_fields_set:
+        raise SettingsError(
+            "no warehouse is given: use --warehouse, or set `warehouse` in cutroom.toml or CUTROOM_WAREHOUSE"
+        )
+    store = Store(named.warehouse)
+    current = Plan.load(store)
+    return load_settings(flags, toml=toml, base=settings_of(current)), store, current

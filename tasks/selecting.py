@@ -1,0 +1,55 @@
+"""Selection as a step of a flow, and how a warehouse's ids stand."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+import polars as pl
+
+from curation.selection import SelectionConfig, score_columns
+from curation.verdicts import Selected, gather_scores, select
+from tasks import artifacts
+from tasks.progress import note
+from tasks.tracking import step
+from warehouse.errors import WarehouseError
+from warehouse.ledger import Ledger
+
+States = Mapping[str, Mapping[str, int]]
+
+
+@step(name="select", run_name="select {config.name}")
+def select_clips(ledger: Ledger, config: SelectionConfig, run_id: str) -> Selected | None:
+    """Freezes the thresholds and judges every clip; None if there is no clip to select from."""
+    clips = ledger.read_all("clips", ["state"])
+    if not (clips["state"] == "done").any():
+        note("no clip to select from")
+        return None
+    selected = select(ledger, config, run_id=run_id)
+    artifacts.show_funnel(selected)
+    artifacts.show_histograms(gather_scores(ledger, None, score_columns(config)), selected.thresholds)
+    return selected
+
+
+def count_states(ledger: Ledger, tables: Iterable[str]) -> States:
+    """How many ids of each table are done, skipped, or failed; failures by cause as ``failed: <cause>``."""
+    return {table: _count(ledger, table) for table in tables}
+
+
+def _count(ledger: Ledger, table: str) -> dict[str, int]:
+    rows = ledger.read_all(table, ["state", "cause"])
+    states = Counter(dict.fromkeys(("done", "failed", "skipped"), 0))
+    states.update(rows["state"])
+    failed = rows.filter(pl.col("state") == "failed")["cause"]
+    return {**states, **{f"failed: {cause}": n for cause, n in sorted(Counter(failed).items())}}
+
+
+def refuse_total_failure(states: States) -> None:
+    """Raises WarehouseError for a table of which every id failed: such a run must not look well."""
+    for table, counts in states.items():
+        if counts["failed"] and not counts["done"] and not counts["skipped"]:
+            causes = ", ".join(f"{n} {k}" for k, n in counts.items() if k.startswith("failed: "))
+            raise WarehouseError(
+                f"{table}: every one of {counts['failed']} failed ({causes}); the table's column `detail` says why, "
+                "and --retry-failed tries them again once that is mended"
+            )

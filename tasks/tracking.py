@@ -1,0 +1,66 @@
+"""One way to write a step for both worlds: inside a flow run it is a Prefect task, elsewhere a plain call.
+
+So the same functions run with a server that shows them, and without one where there is none to show them to.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.context import FlowRunContext
+
+from warehouse.errors import CutroomError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def in_flow_run() -> bool:
+    """Whether a Prefect flow run is under way here."""
+    return FlowRunContext.get() is not None
+
+
+def may_pass_later(task: Any, run: Any, state: Any) -> bool:
+    """Retry condition: an error that Cutroom raises on purpose stays one; trouble with disks and networks may pass."""
+    try:
+        state.result()
+    except CutroomError as error:
+        return getattr(error, "may_pass_later", False)
+    except OSError:
+        return True
+    except Exception:
+        return False
+    return False
+
+
+def step(
+    *, name: str, run_name: str, retries: int = 0, retry_delay_s: float = 10
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Makes a function a Prefect task where a flow runs; nothing is cached, the warehouse's files say what is done.
+
+    Args:
+        run_name: template over the function's parameters.
+    """
+
+    def wrap(function: Callable[P, R]) -> Callable[P, R]:
+        tracked = task(
+            name=name,
+            task_run_name=run_name,
+            retries=retries,
+            retry_delay_seconds=retry_delay_s,
+            retry_condition_fn=may_pass_later,
+            cache_policy=NO_CACHE,
+            persist_result=False,
+        )(function)
+
+        @functools.wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            return (tracked if in_flow_run() else function)(*args, **kwargs)
+
+        return call
+
+    return wrap
