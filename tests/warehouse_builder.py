@@ -21,6 +21,7 @@ import pyarrow as pa
 from curation.reel_shots import Shot, random_shots, render_moments
 from curation.selection import Filter, SelectionConfig
 from curation.verdicts import select, select_step
+from tasks.packing import PackConfig, pack, pack_step
 from warehouse.ledger import Ledger
 from warehouse.plan import Plan, Step, digest
 from warehouse.schema import TABLES
@@ -56,20 +57,26 @@ STEPS = (
         for name in PER_CLIP
     ),
     select_step(SELECTION),
-    Step("latents", 1, ("clips", "verdicts"), ("latents",), {"frames": 8}),
-    Step("text_embeddings", 1, ("summaries", "verdicts"), ("text_embeddings",), {"tokens": 4}),
+    Step("encode", 1, ("clips",), ("latents",), {"autoencoder": "embedded", "weights": "a"}),
+    Step(
+        "encode_text", 1, ("summaries",), ("text_embeddings",), {"text_encoder": "embedded", "weights": "b"}
+    ),
 )
 """The plan's steps, in order; `STEP` has them by name."""
 STEP = {s.name: s for s in STEPS}
 
 
-def build_warehouse(root: Path, *, videos: int = 4, clips_per_video: int = 3, seed: int = 0) -> Ledger:
+def build_warehouse(
+    root: Path, *, videos: int = 4, clips_per_video: int = 3, seed: int = 0, packed: bool = False
+) -> Ledger:
     """Fills a new warehouse in `root` and returns its ledger; the same arguments give the same rows.
 
-    Every second video goes to the second of two shards. All tables of the plan are complete: the audit balances.
+    Every second video goes to the second of two shards. All tables of the plan are complete: the audit balances. With
+    `packed` the kept clips are packed into a dataset too, a third of the videos held out.
     """
     store = Store(root)
-    plan = Plan.of(STEPS)
+    packing = PackConfig(held_out_share=1 / 3)
+    plan = Plan.of([*STEPS, pack_step(packing)] if packed else STEPS)
     plan.save(store)
     ledger = Ledger(store, plan)
     shards = _fill_sources(ledger, root, videos, seed)
@@ -78,6 +85,8 @@ def build_warehouse(root: Path, *, videos: int = 4, clips_per_video: int = 3, se
     select(ledger, SELECTION, run_id=RUN_ID)
     for shard in ledger.shards():
         _fill_encoded(ledger, shard, seed)
+    if packed:
+        pack(ledger, packing)
     return ledger
 
 
@@ -343,9 +352,10 @@ def _fill_encoded(ledger: Ledger, shard: str, seed: int) -> None:
         pictures = rng.normal(size=(8, 4, 6, 10)).astype(np.float16)
         words = rng.normal(size=(4, 16)).astype(np.float16)
         latents.append(
-            {"clip_id": clip_id, "latents": pictures.tobytes(), "shape": [8, 4, 6, 10], "fps": 4.0}
+            {"clip_id": clip_id, "latents": pictures.tobytes(), "fps": 4.0}
+            | {"bucket": "8x48x80", "shape": [8, 4, 6, 10]}
         )
         text = {"caption": summaries[clip_id], "caption_method": "merge", "text": words.tobytes()}
         texts.append({"clip_id": clip_id, **text, "shape": [4, 16], "mask": bytes([1, 1, 1, 0])})
-    commit(ledger, "latents", shard, latents=[r | settled() for r in latents])
-    commit(ledger, "text_embeddings", shard, text_embeddings=[r | settled() for r in texts])
+    commit(ledger, "encode", shard, latents=[r | settled() for r in latents])
+    commit(ledger, "encode_text", shard, text_embeddings=[r | settled() for r in texts])
