@@ -53,8 +53,8 @@ _RADIUS = {
 SHAPES = tuple(_RADIUS)
 ROUND = frozenset({"circle", "ring"})  # turning them shows nothing, so they never spin
 
-_TRAVEL = 0.15  # a moving shape goes from this far before the middle to this far behind it
-_SWELL = 0.64  # a growing shape starts at this share of its size
+_TRAVEL = 0.13  # a moving shape goes from this far before the middle to this far behind it
+_SWELL = 0.7  # a growing shape starts at this share of its size
 _TURN_RAD = math.radians(150)
 _TINT = 0.10  # saturation of a background: enough to tell two apart, far below any shape's
 _CONTRAST = 34  # grey levels between a shape and its background
@@ -77,7 +77,7 @@ class Shot:
     colour: str
     motion: str
     background: str
-    size: float = 0.52
+    size: float = 0.55
     offset: float = 0.0
     level: int = 128
     tint_deg: float = 0.0
@@ -131,7 +131,7 @@ def random_shot(rng: np.random.Generator, levels: tuple[int, int] = (28, 225)) -
         colour=colour,
         motion=str(rng.choice(motions)),
         background=str(rng.choice(BACKGROUNDS)),
-        size=float(rng.uniform(0.44, 0.60)),
+        size=float(rng.uniform(0.48, 0.62)),
         offset=float(rng.uniform(-0.06, 0.06)),
         level=int(rng.choice(contrasting)),
         tint_deg=float(rng.uniform(0, 360)),

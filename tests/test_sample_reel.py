@@ -88,7 +88,7 @@ def test_motion_is_what_the_caption_says(shape):
     }.items():
         frames = render(Shot(shape, "blue", motion, "textured"), 128, 5)
         x, y, root = np.subtract(coloured(frames[-1]), coloured(frames[0]))
-        assert np.allclose([x, y], np.array([dx, dy]) * 0.3 * 128, atol=5)
+        assert np.allclose([x, y], np.array([dx, dy]) * 0.26 * 128, atol=5)
         assert np.sign(np.round(root / 6)) == growth
         assert (motion == "still") == np.array_equal(frames[0], frames[-1])
 
