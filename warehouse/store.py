@@ -26,7 +26,7 @@ ROW_GROUP_BYTES = 16 << 20
 
 @dataclass(frozen=True)
 class Entry:
-    """A file in the store: its path from the root, its size and the store's own time of its last change."""
+    """A file: its path from the root, its size, and the store's own time of its last change (0 if it keeps none)."""
 
     path: str
     bytes: int
@@ -74,7 +74,8 @@ class Store:
         selector = fs.FileSelector(self.path(folder), recursive=recursive, allow_not_found=True)
         for info in self.filesystem.get_file_info(selector):
             if info.type == fs.FileType.File:
-                yield Entry(info.path[len(self.root) + 1 :], info.size, info.mtime_ns / 1e9)
+                path = info.path.removeprefix("/") if not self.root.startswith("/") else info.path
+                yield Entry(path[len(self.root) + 1 :], info.size, (info.mtime_ns or 0) / 1e9)
 
     def exists(self, path: str) -> bool:
         return self.filesystem.get_file_info(self.path(path)).type == fs.FileType.File
