@@ -1,0 +1,66 @@
+"""One caption out of a clip's two: by a language model on a server, or by rule (SVD, section 3.1 and appendix C)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from curation.annotators.base import Clip, Failed, Outcome
+from curation.annotators.batch import row_of, score_batch
+from curation.annotators.caption_merge import merge_captions
+from curation.annotators.coca import Caption
+from curation.annotators.summary_server import Request, ServerConfig, SummaryServer
+
+OFFLINE = "offline-merge"
+
+
+@dataclass(frozen=True)
+class SummariesConfig:
+    """Who merges the captions."""
+
+    server: ServerConfig | None = None
+    """The language model; without one the captions are merged by rule."""
+
+
+class SummariesAnnotator:
+    """Merges the caption of the middle frame and that of the clip."""
+
+    name: ClassVar[str] = "summaries"
+    version: ClassVar[int] = 1
+    reads: ClassVar[tuple[str, ...]] = ("captions",)
+    config_type: ClassVar[type] = SummariesConfig
+
+    def __init__(self, config: SummariesConfig) -> None:
+        self._config = config
+        self.server: SummaryServer | None = None
+        """The server, with the tokens that it used; None where there is none."""
+
+    def load(self) -> None:
+        """Makes the server's client, without asking it anything; raises SettingsError."""
+        self.server = SummaryServer(self._config.server) if self._config.server else None
+
+    def annotate(self, clips: Sequence[Clip]) -> list[Outcome]:
+        """Columns of table summaries."""
+        return score_batch(clips, lambda clip: (clip.clip_id, row_of(clip, "captions")), self._columns)
+
+    def _columns(self, captioned: list[tuple[str, Mapping[str, Any]]]) -> list[dict[str, Any] | Failed]:
+        if self.server is None or self._config.server is None:
+            merged: Sequence[Caption | Failed] = [_merge(row) for _, row in captioned]
+            method = OFFLINE
+        else:
+            merged = self.server.ask_all(
+                [Request(clip_id, row["frame_caption"], row["video_caption"]) for clip_id, row in captioned]
+            )
+            method = f"llm-{self._config.server.model}"
+        return [
+            summary
+            if isinstance(summary, Failed)
+            else {"summary": summary.text, "method": method, "status": summary.status}
+            for summary in merged
+        ]
+
+
+def _merge(row: Mapping[str, Any]) -> Caption:
+    cut = "truncated" in (row["frame_status"], row["video_status"])
+    return Caption(merge_captions(row["frame_caption"], row["video_caption"]), "truncated" if cut else "ok")

@@ -1,0 +1,248 @@
+"""Summaries by a language model behind any server that speaks OpenAI's chat protocol.
+
+Every request carries the clip's id and a key made of it and its captions, in a header for the server's log; the key is
+in the prompt too, where the model is asked to begin its answer with it. An answer without its key, or without a word of
+the captions, is some other clip's or no summary, and is asked for again. (Servers name answers in headers of their own,
+so a header can prove nothing.)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from curation.annotators.base import Failed, operational
+from curation.annotators.caption_merge import telling_words
+from curation.annotators.coca import Caption
+from warehouse.errors import SettingsError
+
+if TYPE_CHECKING:
+    import httpx
+
+logger = logging.getLogger(__name__)
+
+_INSTRUCTION = (
+    "You are given two captions of one video clip: `frame` tells what its middle frame shows, `video` tells what "
+    "happens over the whole clip. Write one sentence that tells everything that either of them tells, each thing once, "
+    "and nothing else. Do not speak of captions, frames or clips. Begin your answer with the key of the request and a "
+    "vertical bar, and write nothing after the sentence."
+)
+_EXAMPLES = (
+    (
+        "key: 5d41c0aa\nframe: a wooden table with a bowl of lemons and a knife .\n"
+        "video: someone cuts a lemon into slices",
+        "5d41c0aa | Someone cuts a lemon into slices with a knife on a wooden table beside a bowl of lemons.",
+    ),
+    (
+        "key: 90be217f\nframe: two children in yellow raincoats are standing near a pond .\n"
+        "video: a child throws a stone into the water",
+        "90be217f | A child throws a stone into the water of a pond, near which two children in yellow raincoats stand.",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class ServerConfig:
+    """Which server and model, and how much is asked of it at once."""
+
+    url: str = "http://127.0.0.1:8000/v1"
+    """What precedes `/chat/completions`."""
+    model: str = "default"
+    """The model's name on that server."""
+    api_key_env: str | None = operational(None)
+    """Name of the environment variable that holds the server's key; None sends none."""
+    temperature: float = 0.0
+    """0 makes an answer as repeatable as the server can."""
+    max_tokens: int = 160
+    """An answer that has not ended after as many tokens is cut there."""
+    concurrency: int = operational(8)
+    """Requests that are under way at once."""
+    requests_per_minute: float | None = operational(None)
+    """Requests are spaced so as not to be more; None sets no limit."""
+    timeout_s: float = operational(60.0)
+    """Longest wait for one answer, in seconds."""
+    attempts: int = operational(4)
+    """How often a clip is asked for in one run, the first time included."""
+    backoff_s: float = operational(1.0)
+    """Wait before the second attempt, in seconds; it doubles with each further one, up to a minute."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """Two captions of one clip that are to become one."""
+
+    clip_id: str
+    frame_caption: str
+    video_caption: str
+
+    @property
+    def key(self) -> str:
+        """8 hex digits that follow from the clip and its captions."""
+        whole = "\n".join((self.clip_id, self.frame_caption, self.video_caption))
+        return hashlib.sha256(whole.encode()).hexdigest()[:8]
+
+    @property
+    def request_id(self) -> str:
+        """What the request's header says."""
+        return f"{self.clip_id}:{self.key}"
+
+    def body(self, config: ServerConfig) -> dict[str, Any]:
+        """The request in OpenAI's chat format."""
+        asked = f"key: {self.key}\nframe: {self.frame_caption}\nvideo: {self.video_caption}"
+        turns = [turn for example in _EXAMPLES for turn in zip(("user", "assistant"), example, strict=True)]
+        messages = [("system", _INSTRUCTION), *turns, ("user", asked)]
+        return {
+            "model": config.model,
+            "messages": [{"role": role, "content": content} for role, content in messages],
+            "temperature": config.temperature,
+            "max_tokens": config.max_tokens,
+            "stream": False,
+        }
+
+
+@dataclass
+class Usage:
+    """What a server was asked so far; safe to add to from several threads."""
+
+    requests: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def add(self, reported: Mapping[str, Any]) -> None:
+        """Counts one answer by the `usage` that the server reports with it."""
+        with self._lock:
+            self.requests += 1
+            self.prompt_tokens += int(reported.get("prompt_tokens") or 0)
+            self.completion_tokens += int(reported.get("completion_tokens") or 0)
+
+
+class _Refused(Exception):
+    """One attempt failed. `again`: the next may succeed; `wait_s`: as the server asks."""
+
+    def __init__(self, cause: str, detail: str, *, again: bool = True, wait_s: float = 0.0) -> None:
+        super().__init__(detail)
+        self.failed = Failed(cause, detail)
+        self.again = again
+        self.wait_s = wait_s
+
+
+class SummaryServer:
+    """Asks for summaries, several at once."""
+
+    def __init__(self, config: ServerConfig) -> None:
+        import httpx
+
+        self._config = config
+        self.usage = Usage()
+        self._pace = _Pace(config.requests_per_minute)
+        self._client = httpx.Client(headers=_headers(config), timeout=config.timeout_s)
+
+    def ask_all(self, requests: Sequence[Request]) -> list[Caption | Failed]:
+        """A summary for each request, or why there is none, in order."""
+        with ThreadPoolExecutor(self._config.concurrency) as pool:
+            answers = list(pool.map(self._ask, requests))
+        logger.info("%s answered %s", self._config.url, self.usage)
+        return answers
+
+    def _ask(self, request: Request) -> Caption | Failed:
+        wait_s = self._config.backoff_s
+        for attempt in range(1, self._config.attempts + 1):
+            try:
+                return self._attempt(request)
+            except _Refused as refused:
+                failed = refused.failed
+                if not refused.again or attempt == self._config.attempts:
+                    break
+                time.sleep(min(max(wait_s, refused.wait_s), 60.0))
+                wait_s *= 2
+        return Failed(failed.cause, f"{failed.detail} (attempt {attempt} of {self._config.attempts})")
+
+    def _attempt(self, request: Request) -> Caption:
+        import httpx
+
+        self._pace.wait()
+        try:
+            response = self._client.post(
+                f"{self._config.url.rstrip('/')}/chat/completions",
+                json=request.body(self._config),
+                headers={"X-Request-Id": request.request_id},
+            )
+        except httpx.TimeoutException as error:
+            raise _Refused(
+                "timeout", f"{self._config.url} gave no answer in {self._config.timeout_s} s"
+            ) from error
+        except httpx.HTTPError as error:
+            raise _Refused("server_error", f"{self._config.url} cannot be asked: {error}") from error
+        _check_status(response)
+        return self._read(request, response)
+
+    def _read(self, request: Request, response: httpx.Response) -> Caption:
+        try:
+            body = response.json()
+            choice = body["choices"][0]
+            content, reason = str(choice["message"]["content"]), choice.get("finish_reason")
+        except (ValueError, LookupError, TypeError) as error:
+            raise _Refused("bad_answer", f"no chat completion: {response.text[:200]!r}") from error
+        self.usage.add(body.get("usage") or {})
+        return Caption(checked_summary(request, content), "truncated" if reason == "length" else "ok")
+
+
+def checked_summary(request: Request, content: str) -> str:
+    """The sentence of an answer that carries its request's key and speaks of its captions; else raises _Refused."""
+    first_line = content.strip().partition("\n")[0]
+    key, bar, sentence = (part.strip() for part in first_line.partition("|"))
+    if key != request.key or not bar:
+        raise _Refused(
+            "bad_answer", f"the answer does not begin with the key {request.key}: {first_line[:200]!r}"
+        )
+    captions = telling_words(request.frame_caption) | telling_words(request.video_caption)
+    if not telling_words(sentence) & captions:
+        raise _Refused("bad_answer", f"the answer has no word of the captions: {first_line[:200]!r}")
+    return sentence
+
+
+def _check_status(response: httpx.Response) -> None:
+    status = response.status_code
+    if status == 429 or status >= 500:
+        asked_s = response.headers.get("Retry-After", "")
+        wait_s = float(asked_s) if asked_s.isdigit() else 0.0
+        raise _Refused(
+            "server_error", f"the server answered {status}: {response.text[:200]!r}", wait_s=wait_s
+        )
+    if status != 200:
+        raise _Refused("refused", f"the server answered {status}: {response.text[:200]!r}", again=False)
+
+
+def _headers(config: ServerConfig) -> dict[str, str]:
+    if config.api_key_env is None:
+        return {}
+    key = os.environ.get(config.api_key_env)
+    if not key:
+        raise SettingsError(
+            f"summaries.server.api_key_env names {config.api_key_env!r}, which is not set; export it"
+        )
+    return {"Authorization": f"Bearer {key}"}
+
+
+class _Pace:
+    """Spaces calls of `wait` by at least a minute over `per_minute`, over all threads."""
+
+    def __init__(self, per_minute: float | None) -> None:
+        self._gap_s = 60.0 / per_minute if per_minute else 0.0
+        self._next_s = 0.0
+        self._lock = threading.Lock()
+
+    def wait(self) -> None:
+        with self._lock:
+            now_s = time.monotonic()
+            at_s = max(now_s, self._next_s)
+            self._next_s = at_s + self._gap_s
+        time.sleep(at_s - now_s)

@@ -1,0 +1,214 @@
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from annotator_clips import check_columns, clip_of
+from chat_server import Asked, chat_server, completion, merged
+from hypothesis import given
+from hypothesis import strategies as st
+
+from curation.annotators.base import Clip, Done, Failed
+from curation.annotators.caption_merge import merge_captions, telling_words
+from curation.annotators.summaries import SummariesAnnotator, SummariesConfig
+from curation.annotators.summary_server import Request, ServerConfig
+from warehouse.errors import SettingsError
+
+QUICK = ServerConfig(model="tiny", backoff_s=0.001, timeout_s=5.0)
+
+
+def captioned(number: int, **other: str) -> Clip:
+    row = {
+        "frame_caption": f"a dog number {number} on grass",
+        "frame_status": "ok",
+        "video_caption": f"dog {number} runs",
+        "video_status": "ok",
+    }
+    return clip_of([], clip_id=f"clip{number}", rows={"captions": row | other})
+
+
+def annotator(server: ServerConfig | None) -> SummariesAnnotator:
+    made = SummariesAnnotator(SummariesConfig(server))
+    made.load()
+    return made
+
+
+@pytest.mark.parametrize(
+    ("frame", "video", "both"),
+    [
+        (  # the example of the paper's figure 14, with what its language model made of it
+            "there is a piece of wood on the floor next to a tape measure .",
+            "a person is using a ruler to measure a piece of wood",
+            "a person is using a ruler to measure a piece of wood on the floor next to a tape measure",
+        ),
+        (
+            "a red ring on a plain background",
+            "a red ring moving left on a plain background",
+            "a red ring moving left on a plain background",
+        ),
+        ("a dog sleeping in a basket", "a dog", "a dog sleeping in a basket"),
+        (
+            "a red ring on a plain background with text",
+            "a red ring standing still on a plain background",
+            "a red ring standing still on a plain background with text",
+        ),
+        ("two horses", "a rider falls", "a rider falls, two horses"),
+    ],
+)
+def test_a_rule_merges_captions_without_saying_anything_twice(frame: str, video: str, both: str) -> None:
+    assert merge_captions(frame, video) == both
+
+
+WORDS = "a the red blue dog dogs cat grass on in with while runs sleeps of near ball"
+CAPTIONS = st.lists(st.sampled_from(WORDS.split()), min_size=1, max_size=9).map(" ".join)
+
+
+@given(CAPTIONS, CAPTIONS)
+def test_a_merge_tells_what_either_caption_tells_and_nothing_else(frame: str, video: str) -> None:
+    both = merge_captions(frame, video)
+    assert telling_words(both) == telling_words(frame) | telling_words(video)
+    assert merge_captions(frame, both) == both
+    assert merge_captions(video, video) == video
+
+
+def test_without_a_server_the_rule_writes_the_summary_and_a_cut_caption_stays_marked() -> None:
+    whole, cut, missing = annotator(None).annotate(
+        [captioned(1), captioned(2, frame_status="truncated"), clip_of([], rows={"captions": {}})]
+    )
+    assert isinstance(whole, Done) and isinstance(cut, Done)
+    check_columns("summaries", whole)
+    assert dict(whole.columns) == {
+        "summary": "dog 1 runs, a dog number 1 on grass",
+        "method": "offline-merge",
+        "status": "ok",
+    }
+    assert cut.columns["status"] == "truncated"
+    assert isinstance(missing, Failed) and missing.cause == "missing_input"
+
+
+def test_every_answer_goes_to_the_clip_that_asked_for_it_and_tokens_are_counted() -> None:
+    def slow_for_early_ones(asked: Asked) -> tuple[int, Any]:
+        time.sleep(0.02 * (12 - int(asked.video.split()[1])))
+        return merged(asked)
+
+    with chat_server(slow_for_early_ones) as chat:
+        server = annotator(replace(QUICK, url=chat.url, concurrency=4))
+        outcomes = server.annotate([captioned(n) for n in range(12)])
+    for number, outcome in enumerate(outcomes):
+        assert isinstance(outcome, Done)
+        check_columns("summaries", outcome)
+        assert dict(outcome.columns) == {
+            "summary": f"dog {number} runs while a dog number {number} on grass",
+            "method": "llm-tiny",
+            "status": "ok",
+        }
+    assert 2 <= chat.most_at_once <= 4
+    assert server.server is not None
+    usage = server.server.usage
+    assert (usage.requests, usage.prompt_tokens, usage.completion_tokens) == (12, 1200, 240)
+
+
+def test_a_request_carries_its_clip_its_key_and_two_examples() -> None:
+    with chat_server() as chat:
+        annotator(replace(QUICK, url=chat.url + "/", max_tokens=33)).annotate([captioned(7)])
+    (asked,) = chat.asked
+    request = Request("clip7", "a dog number 7 on grass", "dog 7 runs")
+    assert asked.key == request.key != Request("clip8", "a dog number 7 on grass", "dog 7 runs").key
+    assert asked.headers["X-Request-Id"] == f"clip7:{request.key}"
+    assert [m["role"] for m in asked.body["messages"]] == ["system", *("user", "assistant") * 2, "user"]
+    for question, answer in zip(asked.body["messages"][1:5:2], asked.body["messages"][2:5:2], strict=True):
+        key = question["content"].split()[1]
+        assert answer["content"].startswith(f"{key} | ")
+    assert (asked.body["model"], asked.body["max_tokens"], asked.body["temperature"]) == ("tiny", 33, 0.0)
+
+
+def test_what_passes_is_asked_again_until_it_is_right() -> None:
+    seen: Counter[str] = Counter()
+    faults: list[tuple[int, Any]] = [
+        (503, "busy"),
+        (429, "slow down"),
+        (200, "no json"),
+        (200, completion("00000000 | a dog runs")),
+    ]
+
+    def faulty_at_first(asked: Asked) -> tuple[int, Any]:
+        seen[asked.key] += 1
+        at = seen[asked.key] - 1
+        return faults[at] if at < len(faults) else merged(asked)
+
+    with chat_server(faulty_at_first) as chat:
+        (outcome,) = annotator(replace(QUICK, url=chat.url, attempts=5)).annotate([captioned(1)])
+        (failed,) = annotator(replace(QUICK, url=chat.url, attempts=1)).annotate([captioned(2)])
+    assert isinstance(outcome, Done) and len(chat.asked) == 6
+    assert failed == Failed("server_error", "the server answered 503: 'busy' (attempt 1 of 1)")
+
+
+@pytest.mark.parametrize(
+    ("content", "cause"),
+    [
+        ("a dog runs on grass", "does not begin with the key"),
+        ("{other} | a dog runs on grass", "does not begin with the key"),
+        ("{key} | I cannot help with that.", "has no word of the captions"),
+        ("{key} |", "has no word of the captions"),
+        ("", "does not begin with the key"),
+    ],
+)
+def test_an_answer_that_is_not_this_clips_summary_fails_it(content: str, cause: str) -> None:
+    other = Request("clip2", "a dog number 2 on grass", "dog 2 runs").key
+
+    def answer(asked: Asked) -> tuple[int, Any]:
+        return 200, completion(content.format(key=asked.key, other=other))
+
+    with chat_server(answer) as chat:
+        (outcome,) = annotator(replace(QUICK, url=chat.url, attempts=2)).annotate([captioned(1)])
+    assert isinstance(outcome, Failed) and outcome.cause == "bad_answer" and cause in outcome.detail
+    assert len(chat.asked) == 2
+
+
+def test_an_answer_that_was_cut_is_kept_and_marked_and_talk_after_it_is_dropped() -> None:
+    with chat_server(lambda asked: (200, completion(f"{asked.key} | a dog that", "length"))) as chat:
+        (cut,) = annotator(replace(QUICK, url=chat.url)).annotate([captioned(1)])
+    with chat_server(lambda asked: (200, completion(f" {asked.key}|a dog runs\n\nAnything else?"))) as chat:
+        (chatty,) = annotator(replace(QUICK, url=chat.url)).annotate([captioned(1)])
+    assert isinstance(cut, Done) and cut.columns["status"] == "truncated"
+    assert isinstance(chatty, Done) and chatty.columns["summary"] == "a dog runs"
+
+
+def test_what_no_attempt_can_mend_is_not_tried_again() -> None:
+    with chat_server(lambda asked: (401, "no key")) as chat:
+        (outcome,) = annotator(replace(QUICK, url=chat.url)).annotate([captioned(1)])
+    assert isinstance(outcome, Failed) and outcome.cause == "refused" and len(chat.asked) == 1
+
+
+def test_a_server_that_is_away_or_silent_fails_each_clip_with_its_cause() -> None:
+    def silent(asked: Asked) -> tuple[int, Any]:
+        time.sleep(0.3)
+        return merged(asked)
+
+    with chat_server(silent) as chat:
+        (late,) = annotator(replace(QUICK, url=chat.url, timeout_s=0.05, attempts=2)).annotate([captioned(1)])
+    assert isinstance(late, Failed) and late.cause == "timeout"
+    (away,) = annotator(replace(QUICK, url=chat.url, attempts=2)).annotate([captioned(1)])
+    assert isinstance(away, Failed) and away.cause == "server_error" and "cannot be asked" in away.detail
+
+
+def test_requests_are_spaced_to_a_rate() -> None:
+    with chat_server() as chat:
+        server = annotator(replace(QUICK, url=chat.url, requests_per_minute=1200))
+        started = time.monotonic()
+        server.annotate([captioned(n) for n in range(7)])
+    assert 0.3 <= time.monotonic() - started < 2
+
+
+def test_a_servers_key_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = replace(QUICK, api_key_env="SOME_SERVERS_KEY")
+    monkeypatch.delenv("SOME_SERVERS_KEY", raising=False)
+    with pytest.raises(SettingsError, match="'SOME_SERVERS_KEY', which is not set"):
+        annotator(config)
+    monkeypatch.setenv("SOME_SERVERS_KEY", "open sesame")
+    with chat_server() as chat:
+        annotator(replace(config, url=chat.url)).annotate([captioned(1)])
+    assert chat.asked[0].headers["Authorization"] == "Bearer open sesame"
