@@ -27,7 +27,7 @@ class LevelScores:
     frame: NDArray[np.int32]
     """Index of the frame in the video."""
     pts: NDArray[np.int64]
-    score: NDArray[np.float64]
+    score: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class LevelObserver:
         self._fps = fps
         self._grid = TimeGrid(fps, time_base) if fps else None
         self._last: NDArray[np.uint8] | None = None
-        self._frame, self._pts, self._score = array("i"), array("q"), array("d")
+        self._frame, self._pts, self._score = array("i"), array("q"), array("f")
 
     def observe(self, frame: Frame) -> None:
         """Score the next frame of the video if the rate takes it."""
@@ -76,7 +76,7 @@ class LevelObserver:
             self._fps,
             np.array(self._frame, np.int32),
             np.array(self._pts, np.int64),
-            np.array(self._score, np.float64),
+            np.array(self._score, np.float32),
         )
 
 
@@ -96,7 +96,7 @@ class BrightnessObserver:
 
 
 def content_score(hsv0_HW3: NDArray[np.uint8], hsv1_HW3: NDArray[np.uint8]) -> float:
-    """PySceneDetect's content value with its default weights, to the last bit."""
+    """PySceneDetect's content value with its default weights."""
     num_pixels = float(hsv0_HW3.shape[0] * hsv0_HW3.shape[1])
     hue, saturation, value, _ = cv2.sumElems(cv2.absdiff(hsv0_HW3, hsv1_HW3))
     return (hue / num_pixels + saturation / num_pixels + value / num_pixels) / 3.0

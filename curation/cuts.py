@@ -77,7 +77,7 @@ def merge_cuts(signals: Signals, config: CutConfig | None = None) -> list[Cut]:
 
 
 def content_cuts(
-    score: NDArray[np.float64], pts: NDArray[np.int64], threshold: float, min_ticks: int
+    score: NDArray[np.float32], pts: NDArray[np.int64], threshold: float, min_ticks: int
 ) -> list[int]:
     """Rows at which PySceneDetect's ContentDetector cuts: those whose score reaches `threshold`.
 
@@ -106,7 +106,7 @@ def content_cuts(
 
 
 def adaptive_cuts(
-    score: NDArray[np.float64],
+    score: NDArray[np.float32],
     pts: NDArray[np.int64],
     ratio: float,
     min_score: float,
@@ -120,7 +120,7 @@ def adaptive_cuts(
     """
     if len(score) < 2 * width + 1:
         return []
-    windows = np.lib.stride_tricks.sliding_window_view(score, 2 * width + 1)
+    windows = np.lib.stride_tricks.sliding_window_view(score.astype(np.float64), 2 * width + 1)
     target = windows[:, width]
     around = np.delete(windows, width, axis=1).sum(1) / (2.0 * width)
     with np.errstate(divide="ignore", invalid="ignore"):

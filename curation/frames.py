@@ -26,7 +26,7 @@ import cv2
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from curation.media import Media, check_size
+from curation.media import Media, check_size, stream_duration_s
 from warehouse.errors import MediaError
 
 if TYPE_CHECKING:
@@ -138,15 +138,23 @@ class Decoder:
         share, count = self.media.limits.max_refused_share, len(self._pts)
         if count == 0:
             raise MediaError("zero_frames", f"no frame could be decoded from {self.num_packets} packets")
-        declared = self.media.stream.frames
-        if self.num_packets < 0.98 * declared:
-            raise MediaError(
-                "truncated", f"the header counts {declared} frames, the file holds {self.num_packets}"
-            )
+        if missing := self._missing():
+            raise MediaError("truncated", f"{missing}; the file was cut off, or never written to its end")
         if self.num_refused > share * self.num_packets:
             raise MediaError("corrupt", f"{self.num_refused} of {self.num_packets} packets cannot be decoded")
         if self.num_moved > share * count:
             raise MediaError("bad_timestamps", f"{self.num_moved} of {count} time stamps do not increase")
+
+    def _missing(self) -> str | None:
+        """What the header counts and the file does not hold; a header may be off by a little."""
+        stream, num_frames = self.media.stream, len(self._pts)
+        if self.num_packets < 0.98 * stream.frames:
+            return f"the header counts {stream.frames} frames, the file holds {num_frames}"
+        declared_s = stream_duration_s(stream) or 0.0
+        found_s = float((self.end_pts - self._pts[0]) * self.time_base)
+        if found_s < 0.95 * declared_s - 0.5:
+            return f"the header says {declared_s:.1f} s, the file holds {found_s:.1f} s"
+        return None
 
 
 class TimeGrid:

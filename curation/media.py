@@ -7,7 +7,9 @@ list of containers. What cannot be used raises `MediaError` with one of `CAUSES`
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -190,12 +192,18 @@ def probe_opened(media: Media, rotation: float) -> Probe:
 
 
 def declared_duration_s(media: Media) -> float | None:
-    """Duration of the video stream that the header declares, else of the whole file, in seconds."""
-    stream = media.stream
+    """Duration that the header declares for the video stream, else for the whole file, in seconds."""
+    own = stream_duration_s(media.stream)
+    return own or (media.container.duration / av.time_base if media.container.duration else None)
+
+
+def stream_duration_s(stream: VideoStream) -> float | None:
+    """Duration that the header declares for this stream alone (Matroska keeps it as a tag), in seconds."""
     if stream.duration and stream.time_base:
         return float(stream.duration * stream.time_base)
-    if media.container.duration:
-        return media.container.duration / av.time_base
+    if tag := re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", stream.metadata.get("DURATION", "")):
+        hours, minutes, seconds = tag.groups()
+        return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
     return None
 
 
@@ -306,5 +314,16 @@ class _Unnamed:
 
     def __init__(self, handle: BinaryIO) -> None:
         self.read = handle.read
-        self.seek = handle.seek
         self.tell = handle.tell
+        self._seek = handle.seek
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """As the handle's, but a place that cannot be (of a broken index) is FFmpeg's error, not Python's."""
+        try:
+            return self._seek(offset, whence)
+        except ValueError:
+            return -errno.EINVAL
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            return -errno.EINVAL
