@@ -1,0 +1,220 @@
+"""Clips to look at: kept ones, ones that each filter rejected, and what was written about them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from curation.grid_frames import pick
+from curation.selection import Threshold, passes
+from screen.report.charts import short
+from screen.report.footage import with_grid
+from screen.report.pictures import FrameId, Picture, read_pictures
+from screen.report.scores import Judged, rule, shown_scores
+from screen.report.words import name_of
+from warehouse.ledger import Ledger
+from warehouse.lineage import score_columns
+
+MAX_KEPT = 9
+MAX_REJECTED = 12
+MAX_PER_REASON = 3
+CAPTION_COLUMNS = {
+    "captions": ["clip_id", "frame_caption", "frame_method", "video_caption", "video_method"],
+    "summaries": ["clip_id", "summary", "method"],
+}
+CAPTION_KINDS = (
+    ("frame", "frame_caption", "frame_method"),
+    ("video", "video_caption", "video_method"),
+    ("summary", "summary", "method"),
+)
+
+
+@dataclass(frozen=True)
+class ScoreChip:
+    """A score of a clip in a few characters; `css` says how it stands to its threshold."""
+
+    name: str
+    value: str
+    css: str
+    title: str
+
+
+@dataclass(frozen=True)
+class Caption:
+    """A caption: of what, and who wrote it."""
+
+    of: str
+    text: str
+    method: str
+
+
+@dataclass(frozen=True)
+class ClipView:
+    """One clip of the sample: first, middle and last frame, captions, scores, and why it was rejected."""
+
+    clip_id: str
+    name: str
+    uri: str
+    start_s: float
+    duration_s: float
+    frames: tuple[tuple[float, Picture], ...]
+    """Time in the video, and the frame."""
+    captions: tuple[Caption, ...]
+    chips: tuple[ScoreChip, ...]
+    rejected_by: str | None
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class Examples:
+    """The sample of kept and of rejected clips."""
+
+    kept: tuple[ClipView, ...]
+    rejected: tuple[ClipView, ...]
+
+
+@dataclass(frozen=True)
+class MethodRow:
+    """How many captions of one kind a method wrote, and how they came out."""
+
+    of: str
+    method: str
+    count: int
+    num_truncated: int
+
+    @property
+    def is_embedded(self) -> bool:
+        return "embedded" in self.method
+
+
+def examples(ledger: Ledger, clips: Judged, spans: pl.DataFrame, videos: pl.DataFrame) -> Examples:
+    """Clips drawn by their ids, which are hashes; of the rejected ones some for every reason."""
+    kept = clips.frame.filter(pl.col("kept")).sort("clip_id").head(MAX_KEPT)
+    rejected = clips.frame.filter(~pl.col("kept")).sort("clip_id")
+    place = pl.int_range(pl.len()).over("rejected_by")
+    fair = (
+        rejected.with_columns(_place=place)
+        .filter(pl.col("_place") < MAX_PER_REASON)
+        .sort("_place", "rejected_by")
+    )
+    rejected = fair.drop("_place").head(MAX_REJECTED).sort("rejected_by", "clip_id")
+    chosen = pl.concat([kept, rejected]).join(spans.drop("kept", "rejected_by"), on="clip_id")
+    shown = with_grid(ledger, videos.filter(pl.col("video_id").is_in(chosen["video_id"].to_list())))
+    by_video = {v["video_id"]: v for v in shown.to_dicts()}
+    pictures = _pictures(ledger, chosen, by_video)
+    captions = _captions(ledger, chosen, by_video)
+    views = {
+        row["clip_id"]: _view(row, by_video[row["video_id"]], pictures, captions, clips.thresholds, ledger)
+        for row in chosen.to_dicts()
+    }
+    return Examples(tuple(views[i] for i in kept["clip_id"]), tuple(views[i] for i in rejected["clip_id"]))
+
+
+def _frames_of(clip: Mapping[str, Any], video: Mapping[str, Any]) -> list[int]:
+    grid = video["grid_pts"]
+    return [grid[i] for i in pick(grid, clip["start_pts"], clip["end_pts"], 3)]
+
+
+def _pictures(
+    ledger: Ledger, chosen: pl.DataFrame, videos: Mapping[str, Mapping[str, Any]]
+) -> dict[FrameId, Picture]:
+    wanted = [(c["video_id"], p) for c in chosen.to_dicts() for p in _frames_of(c, videos[c["video_id"]])]
+    return read_pictures(ledger, wanted, {i: v["shard"] for i, v in videos.items()})
+
+
+def _captions(
+    ledger: Ledger, chosen: pl.DataFrame, videos: Mapping[str, Mapping[str, Any]]
+) -> dict[str, list[Caption]]:
+    """Captions by clip, of those tables that the plan has."""
+    rows: dict[str, dict[str, Any]] = {i: {} for i in chosen["clip_id"]}
+    for shard in sorted({v["shard"] for v in videos.values()}):
+        for table, columns in CAPTION_COLUMNS.items():
+            if table in ledger.plan.keys:
+                found = ledger.read(table, shard, columns, [("clip_id", "in", list(rows))])
+                for row in found.iter_rows(named=True):
+                    rows[row["clip_id"]] |= row
+    return {i: _captions_of(row) for i, row in rows.items()}
+
+
+def _captions_of(row: Mapping[str, Any]) -> list[Caption]:
+    """A row's captions; a summary that says what the video's caption says stands with it."""
+    found: list[Caption] = []
+    for of, text, method in CAPTION_KINDS:
+        if not row.get(text):
+            continue
+        if found and found[-1].text == row[text]:
+            last = found.pop()
+            found.append(Caption(f"{last.of} and {of}", last.text, f"{last.method}, {row[method]}"))
+        else:
+            found.append(Caption(of, row[text], row[method]))
+    return found
+
+
+def _view(
+    clip: Mapping[str, Any],
+    video: Mapping[str, Any],
+    pictures: Mapping[FrameId, Picture],
+    captions: Mapping[str, list[Caption]],
+    thresholds: Sequence[Threshold],
+    ledger: Ledger,
+) -> ClipView:
+    tick_s = video["time_base_num"] / video["time_base_den"]
+    by_score = {t.score: t for t in thresholds}
+    ordered = [*by_score, *(n for n in shown_scores(ledger) if n not in by_score)]
+    return ClipView(
+        clip_id=clip["clip_id"],
+        name=name_of(video["uri"]),
+        uri=video["uri"],
+        start_s=clip["start_s"],
+        duration_s=clip["duration_s"],
+        frames=tuple(
+            ((p - video["start_pts"]) * tick_s, pictures[video["video_id"], p])
+            for p in _frames_of(clip, video)
+        ),
+        captions=tuple(captions[clip["clip_id"]]),
+        chips=tuple(
+            _chip(name, clip.get(name), by_score.get(name)) for name in ordered if name != "duration"
+        ),
+        rejected_by=clip["rejected_by"],
+        reason=_reason(clip, by_score),
+    )
+
+
+def _chip(name: str, value: float | None, threshold: Threshold | None) -> ScoreChip:
+    spec = score_columns()[name]
+    said = "none" if value is None else f"{short(value)} {spec.unit}".strip()
+    title = f"{spec.meaning}; {said}" + (f"; the selection demands {rule(threshold)}" if threshold else "")
+    css = "free" if threshold is None else "passed" if _passes(value, threshold) else "failed"
+    return ScoreChip(name, "none" if value is None else short(value), css, title)
+
+
+def _passes(value: float | None, threshold: Threshold) -> bool:
+    frame = pl.DataFrame({threshold.score: [value]}, schema={threshold.score: pl.Float64})
+    return bool(frame.select(passes(threshold).fill_null(False)).item())
+
+
+def _reason(clip: Mapping[str, Any], thresholds: Mapping[str, Threshold]) -> str | None:
+    """The first filter that rejected a clip, in words."""
+    by = clip["rejected_by"]
+    if by is None:
+        return None
+    score, _, missing = by.partition(":")
+    if missing:
+        return f"{score}: it has no such score"
+    return f"{score} is {short(clip[score])}, asked for {rule(thresholds[score])}"
+
+
+def caption_methods(ledger: Ledger) -> list[MethodRow]:
+    """Who wrote how many captions."""
+    rows = []
+    for of, text, method in CAPTION_KINDS:
+        table = "captions" if method in CAPTION_COLUMNS["captions"] else "summaries"
+        if table in ledger.plan.keys:
+            status = method.replace("method", "status")
+            written = ledger.read_all(table, [text, method, status]).drop_nulls(text)
+            counts = written.group_by(method).agg(pl.len(), (pl.col(status) != "ok").sum())
+            rows += [MethodRow(of, *row) for row in counts.sort(method).iter_rows()]
+    return rows
