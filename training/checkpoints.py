@@ -1,0 +1,169 @@
+"""What a training run leaves in its folder, and reading it back.
+
+    run.json                          what is trained on what; its digest
+    metrics.jsonl                     one line an event
+    checkpoints/step-00000500.ckpt    everything needed to go on exactly, with its .json (size and sha256)
+    beside it weights.safetensors               the averaged weights at the end done.json
+    written last: the run is complete
+
+Every file appears whole or not at all. A checkpoint counts once its .json stands and agrees with it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from models.video_unet import VideoUNet, VideoUNetConfig, is_temporal
+from training.recipe import with_settings
+from warehouse.errors import SettingsError, WeightsError
+
+WEIGHTS, DONE, RUN, METRICS = "weights.safetensors", "done.json", "run.json", "metrics.jsonl"
+FORMAT = "1"
+
+log = logging.getLogger(__name__)
+
+
+def place(path: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a temporary file beside `path`, flush it to the disk, and give it its name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def place_json(path: Path, content: dict[str, Any]) -> None:
+    text = json.dumps(content, indent=1)
+    place(path, lambda temporary: temporary.write_text(text))
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def checkpoint_path(out: Path, step: int) -> Path:
+    return out / "checkpoints" / f"step-{step:08d}.ckpt"
+
+
+def seal_checkpoint(path: Path, step: int) -> None:
+    """Say that a placed checkpoint is whole."""
+    content = {"step": step, "bytes": path.stat().st_size, "sha256": file_sha256(path)}
+    place_json(path.with_suffix(".json"), content)
+
+
+def forget_old_checkpoints(out: Path, keep: int) -> None:
+    """Remove all but the `keep` newest."""
+    for path in sorted((out / "checkpoints").glob("step-*.ckpt"))[:-keep]:
+        path.with_suffix(".json").unlink(missing_ok=True)
+        path.unlink()
+
+
+def newest_checkpoint(out: Path) -> Path | None:
+    """The newest whole checkpoint of a run, with a warning for every newer one that is not; None if there
+    is none.
+    """
+    for path in sorted((out / "checkpoints").glob("step-*.ckpt"), reverse=True):
+        flaw = _flaw(path)
+        if flaw is None:
+            return path
+        log.warning("checkpoint %s is passed over: %s; taking the one before it", path, flaw)
+    return None
+
+
+def _flaw(path: Path) -> str | None:
+    try:
+        seal = json.loads(path.with_suffix(".json").read_text())
+    except (OSError, ValueError) as error:
+        return f"it was never finished ({error})"
+    if path.stat().st_size != seal["bytes"]:
+        return f"it has {path.stat().st_size} bytes, expected {seal['bytes']}"
+    if (found := file_sha256(path)) != seal["sha256"]:
+        return f"it has sha256 {found[:16]}, expected {seal['sha256'][:16]}"
+    return None
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A trained network: its shape, its tensors, the edges of its motion buckets, and where it came from."""
+
+    config: VideoUNetConfig
+    tensors: dict[str, Tensor]
+    motion_edges: Tensor
+    origin: dict[str, Any]
+
+    def network(self) -> VideoUNet:
+        """The network with these weights, on the CPU, for evaluation."""
+        network = VideoUNet(self.config)
+        network.load_state_dict(self.tensors)
+        return network.eval().requires_grad_(False)
+
+
+def save_weights(path: Path, weights: Weights) -> None:
+    tensors = {f"network.{name}": value.cpu().contiguous() for name, value in weights.tensors.items()}
+    tensors["motion_edges"] = weights.motion_edges.cpu()
+    described = {
+        "format": FORMAT,
+        "network": json.dumps(asdict(weights.config)),
+        "origin": json.dumps(weights.origin),
+    }
+    place(path, lambda temporary: save_file(tensors, temporary, metadata=described))
+
+
+def load_weights(path: Path) -> Weights:
+    """Weights from a file, or from the folder of a finished run. Raises WeightsError."""
+    path = path / WEIGHTS if path.is_dir() else path
+    try:
+        with safe_open(path, framework="pt") as file:
+            described = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(
+            f"{path} cannot be read ({error}); expected the {WEIGHTS} of a finished run"
+        ) from error
+    if described.get("format") != FORMAT:
+        raise WeightsError(
+            f"{path} has format {described.get('format')}, expected {FORMAT}, written by training"
+        )
+    try:
+        config = with_settings(VideoUNetConfig(), json.loads(described["network"]), "network")
+    except SettingsError as error:
+        raise WeightsError(f"{path} is of another version: {error}") from error
+    edges = tensors.pop("motion_edges")
+    named = {name.removeprefix("network."): value for name, value in tensors.items()}
+    return Weights(config, named, edges, json.loads(described["origin"]))
+
+
+def start_from(network: VideoUNet, weights: Weights) -> None:
+    """Put earlier weights into a network; only temporal layers may be new. Raises WeightsError."""
+    try:
+        missing, unexpected = network.load_state_dict(weights.tensors, strict=False)
+    except RuntimeError as error:
+        raise WeightsError(f"the earlier stage's network {weights.config} does not fit: {error}") from error
+    unfilled = [name for name in missing if not is_temporal(name)]
+    if unfilled or unexpected:
+        raise WeightsError(
+            f"the earlier stage's network {weights.config} does not fit {network.config}: "
+            f"it lacks {unfilled}, has besides {unexpected}; give both stages one network setting"
+        )
+
+
+def load_for_resume(path: Path) -> dict[str, Any]:
+    """A whole checkpoint's content."""
+    return torch.load(path, map_location="cpu", weights_only=True)

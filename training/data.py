@@ -1,0 +1,116 @@
+"""Batches for a network from a packed dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from models.conditioning import Conditioning, motion_bucket, motion_edges
+from training.recipe import Recipe
+from warehouse.errors import DatasetError
+from warehouse.manifest import HELD_OUT, TRAIN
+from warehouse.order import BatchOrder
+from warehouse.reader import Clips, PackedDataset, frame_choice
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One rank's slice of the global batch at `position`.
+
+    `latents_BCTHW`: float32. `motion_B`: scores, NaN where unknown. `clip_ids`: of the clips, for messages.
+    """
+
+    position: int
+    clip_ids: list[str]
+    latents_BCTHW: Tensor
+    text_BLD: Tensor
+    mask_BL: Tensor
+    fps_B: Tensor
+    motion_B: Tensor
+
+    def to(self, device: torch.device, **options: object) -> Batch:
+        """Lightning's way to move a batch."""
+        moved = {k: v.to(device, **options) if isinstance(v, Tensor) else v for k, v in vars(self).items()}
+        return Batch(**moved)
+
+    def conditioning(self, edges: Tensor) -> Conditioning:
+        """What the network is told, with motion as the bucket between `edges`."""
+        numbers_BN = torch.stack([self.fps_B, motion_bucket(self.motion_B, edges)], dim=1)
+        return Conditioning(self.text_BLD, self.mask_BL, numbers_BN)
+
+
+def to_batch(clips: Clips, position: int, frame_B: np.ndarray | None = None) -> Batch:
+    """Tensors of some clips; with `frame_B` of that one frame of each."""
+    latents = clips.latents_BTCHW
+    if frame_B is not None:
+        latents = latents[np.arange(len(clips)), frame_B][:, None]
+    return Batch(
+        position=position,
+        clip_ids=list(clips.clip_id_B),
+        latents_BCTHW=torch.from_numpy(latents.astype(np.float32)).movedim(1, 2).contiguous(),
+        text_BLD=torch.from_numpy(clips.text_BLD.astype(np.float32)),
+        mask_BL=torch.from_numpy(clips.mask_BL.copy()),
+        fps_B=torch.from_numpy(clips.fps_B.copy()),
+        motion_B=torch.from_numpy(clips.motion_B.copy()),
+    )
+
+
+class TrainingClips(IterableDataset[Batch]):
+    """The endless stream of one rank's batches from `position` on, the same for any number of workers."""
+
+    def __init__(
+        self, dataset: PackedDataset, recipe: Recipe, position: int, rank: int, num_ranks: int
+    ) -> None:
+        self.dataset, self.recipe, self.position = dataset, recipe, position
+        self.rank, self.num_ranks = rank, num_ranks
+        self.order: BatchOrder = dataset.order(recipe.batch_size, recipe.seed, recipe.shuffle_window)
+        self.order.check_ranks(num_ranks)
+
+    def __iter__(self) -> Iterator[Batch]:
+        info = get_worker_info()
+        worker, num_workers = (info.id, info.num_workers) if info else (0, 1)
+        reading = {
+            "rank": self.rank,
+            "num_ranks": self.num_ranks,
+            "worker": worker,
+            "num_workers": num_workers,
+        }
+        for plan, clips in self.dataset.read_batches(self.order, self.position, **reading):
+            single = self.recipe.single_frames
+            frame_B = frame_choice(clips, plan.epoch_B, self.recipe.seed) if single else None
+            yield to_batch(clips, plan.position, frame_B)
+
+
+def training_loader(clips: TrainingClips, num_workers: int) -> DataLoader[Batch]:
+    return DataLoader(clips, batch_size=None, num_workers=num_workers, persistent_workers=num_workers > 0)
+
+
+def held_out_batches(dataset: PackedDataset, recipe: Recipe) -> list[Batch]:
+    """The first `evaluate_clips` held-out clips, those of one row group a batch; empty if none are held
+    out.
+    """
+    batches: list[Batch] = []
+    left = recipe.evaluate_clips
+    for _, clips in dataset.read_split(HELD_OUT):
+        some = clips.take(np.arange(min(left, len(clips))))
+        if not len(some):
+            break
+        frame_B = frame_choice(some, np.zeros(len(some)), recipe.seed) if recipe.single_frames else None
+        batches.append(to_batch(some, len(batches), frame_B))
+        left -= len(some)
+    return batches
+
+
+def dataset_motion_edges(dataset: PackedDataset) -> Tensor:
+    """Edges of the motion buckets over the training clips."""
+    scores = [torch.from_numpy(clips.motion_B.copy()) for _, clips in dataset.read_split(TRAIN)]
+    if not scores:
+        raise DatasetError(
+            f"{dataset.uri} has no clips to train on: choose a wider selection and pack it again"
+        )
+    return motion_edges(torch.cat(scores))

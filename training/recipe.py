@@ -1,0 +1,172 @@
+"""A recipe: every setting of one training stage in one frozen value.
+
+A recipe is returned by a function (training.recipes) and varied with `dataclasses.replace` or by name
+(`with_settings`); unknown names and values of another type are errors. Paths are no part of it: the same
+recipe on the same data is the same training wherever the files lie.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, is_dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from models.video_unet import VideoUNetConfig
+from warehouse.errors import SettingsError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    stage: str
+    """Name of the stage; it opens the name of the run's folder."""
+    network: VideoUNetConfig
+    """Shape of the network; with `temporal` off it is an image network."""
+    single_frames: bool
+    """Train on one frame of each clip, another in every epoch, instead of on the whole clip."""
+    num_samples: int
+    """Clips (or frames) to train on, repeats counted."""
+    batch_size: int
+    """Clips in one optimiser step over all ranks."""
+    lr: float
+    """Highest learning rate of AdamW."""
+    lr_decay: Literal["constant", "linear", "cosine"] = "constant"
+    """How the learning rate goes to 0 by the end, after the warm-up."""
+    warmup_samples: int = 0
+    """Samples over which the learning rate rises linearly from 0."""
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.99)
+    grad_clip: float = 1.0
+    """Largest norm of the gradient; 0 turns clipping off."""
+    p_mean: float = -1.2
+    """Mean of ln sigma."""
+    p_std: float = 1.0
+    """Standard deviation of ln sigma."""
+    text_dropout: float = 0.15
+    """Share of clips whose text is replaced by the null text."""
+    ema_decay: float = 0.9999
+    """Highest decay of the moving average of the weights; it warms up as (1 + n) / (10 + n)."""
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    seed: int = 0
+    """Of the initial weights, the order of the data and all noise."""
+    shuffle_window: int = 8
+    """Row groups whose clips are shuffled together."""
+    data_workers: int = 0
+    """Processes that read ahead; 0 reads in the training process. The data's order does not depend on it."""
+    log_every_steps: int = 20
+    evaluate_every_steps: int = 0
+    """Steps between evaluations on held-out clips; 0 evaluates at the end alone."""
+    evaluate_clips: int = 64
+    """Held-out clips (at most) in one evaluation."""
+    checkpoint_every_steps: int = 500
+    keep_checkpoints: int = 2
+
+    def __post_init__(self) -> None:
+        _check(self.batch_size >= 1, f"batch_size is {self.batch_size}, expected at least 1")
+        _check(
+            self.num_samples >= self.batch_size,
+            f"num_samples is {self.num_samples}, expected at least batch_size, {self.batch_size}",
+        )
+        _check(
+            0 <= self.text_dropout < 1, f"text_dropout is {self.text_dropout}, expected 0 or more, below 1"
+        )
+        _check(0 <= self.ema_decay < 1, f"ema_decay is {self.ema_decay}, expected 0 or more, below 1")
+        _check(
+            self.lr > 0 and self.p_std > 0, f"lr is {self.lr} and p_std {self.p_std}, expected both above 0"
+        )
+        _check(
+            self.keep_checkpoints >= 1, f"keep_checkpoints is {self.keep_checkpoints}, expected at least 1"
+        )
+        _check(
+            not (self.single_frames and self.network.temporal),
+            "single_frames is on, but network.temporal too: a network trained on single frames never "
+            "trains its "
+            "temporal layers; turn one off",
+        )
+
+    @property
+    def num_steps(self) -> int:
+        return self.num_samples // self.batch_size
+
+    def digest(self) -> str:
+        """Hash of every setting."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=1)
+
+
+def _check(holds: bool, message: str) -> None:
+    if not holds:
+        raise SettingsError(f"recipe: {message}")
+
+
+def with_settings(value: T, settings: Mapping[str, Any], where: str = "recipe") -> T:
+    """A copy with some settings changed; nested ones as a mapping or with dotted names ("network.width").
+
+    Raises SettingsError for an unknown name or a value of another type.
+    """
+    types = get_type_hints(type(value))
+    nested: dict[str, dict[str, Any]] = {}
+    changes: dict[str, Any] = {}
+    for name, given in settings.items():
+        head, _, rest = name.partition(".")
+        if head not in types:
+            raise SettingsError(f"{where} has no setting {head!r}; it has {', '.join(sorted(types))}")
+        if is_dataclass(getattr(value, head)):
+            if not rest and not isinstance(given, Mapping):
+                raise SettingsError(f"{where}.{head} is {given!r}, expected its settings by name")
+            nested.setdefault(head, {}).update({rest: given} if rest else given)
+        elif rest:
+            raise SettingsError(f"{where}.{head} is a single value and has no setting {rest!r}")
+        else:
+            changes[head] = _typed(given, types[head], f"{where}.{head}")
+    for head, inner in nested.items():
+        changes[head] = with_settings(getattr(value, head), inner, f"{where}.{head}")
+    return replace(value, **changes)
+
+
+def _typed(given: Any, expected: Any, where: str) -> Any:
+    """`given` as the type of its field: numbers widen to float, lists become tuples, nothing else changes."""
+    if get_origin(expected) is tuple:
+        if not isinstance(given, list | tuple):
+            raise SettingsError(f"{where} is {given!r}, expected a list")
+        inner = get_args(expected)
+        if inner[-1] is not Ellipsis and len(given) != len(inner):
+            raise SettingsError(f"{where} is {given!r}, expected {len(inner)} values")
+        return tuple(_typed(each, inner[0], where) for each in given)
+    if get_origin(expected) is Literal:
+        if given not in get_args(expected):
+            raise SettingsError(f"{where} is {given!r}, expected one of {', '.join(get_args(expected))}")
+        return given
+    if expected is float and type(given) is int:
+        return float(given)
+    if type(given) is not expected:
+        raise SettingsError(f"{where} is {given!r}, expected {expected.__name__}")
+    return given
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """Settings in a JSON file."""
+    try:
+        settings = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(settings, dict):
+        raise SettingsError(f"{path} holds {type(settings).__name__}, expected settings by name")
+    return settings
+
+
+def parse_setting(text: str) -> tuple[str, Any]:
+    """name=value of a command line; the value is read as JSON, or else as plain text."""
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise SettingsError(f"setting {text!r} is not name=value, as lr=1e-4 is")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value

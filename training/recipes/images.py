@@ -1,0 +1,22 @@
+"""Stage 1: an image network from nothing, on single frames (SVD's stage I starts from such a network)."""
+
+from __future__ import annotations
+
+from models.video_unet import VideoUNetConfig
+from training.recipe import Recipe
+
+
+def images() -> Recipe:
+    return Recipe(
+        stage="images",
+        network=VideoUNetConfig(width=32, temporal=False),
+        single_frames=True,
+        num_samples=40_000,
+        batch_size=64,
+        lr=2e-3,
+        lr_decay="cosine",
+        warmup_samples=1_000,
+        p_mean=-0.4,
+        p_std=1.2,
+        ema_decay=0.98,
+    )

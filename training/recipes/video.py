@@ -1,0 +1,22 @@
+"""Stage 2: temporal layers join the image network, and all of it is trained on clips (SVD, section 4.1)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from training.recipe import Recipe
+from training.recipes.images import images
+
+
+def video() -> Recipe:
+    first = images()
+    return replace(
+        first,
+        stage="video",
+        network=replace(first.network, temporal=True),
+        single_frames=False,
+        num_samples=2_400,
+        batch_size=8,
+        lr=1e-3,
+        warmup_samples=80,
+    )
