@@ -44,9 +44,7 @@ def curate(
     settings = load_settings(flags, toml=config)
     console.require(settings, "footage", "name videos or folders")
     console.require(settings, "warehouse", "use --warehouse")
-    params = CurateParams(
-        **{n: getattr(settings, n) for n in settings.model_fields_set if n in CurateParams.model_fields}
-    )
+    params = CurateParams.of(settings, config)
     with console.progress():
         curated = console.as_flow(curate_lvd)(params)
     result = {
@@ -101,7 +99,7 @@ def select(
     chosen = {"name": name} if name else {}
     if filter_:
         chosen["filters"] = [_filter(text) for text in filter_]
-    flags = console.flags_of(set_, warehouse=warehouse, profile=profile, selection=chosen or None)
+    flags = console.flags_on(config, set_, warehouse=warehouse, profile=profile, selection=chosen or None)
     selected = select_again(flags, config)
     console.emit(_selection(selected), json, lambda: _show_selected(selected))
 
@@ -131,15 +129,9 @@ def _selection(selected: Selected) -> dict[str, Any]:
 
 
 def _show_curated(curated: Curated) -> None:
-    console.table(curated.warehouse, [{"table": t, **counts} for t, counts in curated.states.items()])
+    console.states(curated.warehouse, curated.states, curated.new_rows)
     if curated.selected:
         _show_selected(curated.selected)
-    rows = sum(curated.new_rows.values())
-    print(
-        f"{rows} new rows"
-        if rows
-        else "nothing to do: all of this footage had been curated with these settings"
-    )
 
 
 def _show_selected(selected: Selected) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,20 +12,62 @@ from flows.console import Json, WarehouseArgument
 
 if TYPE_CHECKING:
     from warehouse.audit import Audit
+    from warehouse.ledger import Ledger
 
 
-def audit(warehouse: WarehouseArgument, json: Json = False) -> None:
+def audit(
+    warehouse: WarehouseArgument,
+    deep: Annotated[bool, typer.Option("--deep", help="Also check every page of every file.")] = False,
+    json: Json = False,
+) -> None:
     """Prove that every source, video and clip is in exactly one state; exit 1 if not."""
     from warehouse.audit import audit as run_audit
+
+    result = run_audit(_ledger(warehouse), deep=deep)
+    console.emit(result.as_json(), json, lambda: _show_audit(result))
+    if not result.balanced:
+        raise typer.Exit(1)
+
+
+def explain(
+    warehouse: WarehouseArgument,
+    clip: Annotated[str, typer.Argument(metavar="CLIP", help="A clip's id, or the beginning of it.")],
+    json: Json = False,
+) -> None:
+    """Tell a clip's whole life: source, scores, thresholds, captions, and what it went into."""
+    from warehouse.lineage import explain as run_explain
+    from warehouse.lineage import render
+
+    explanation = run_explain(_ledger(warehouse), clip)
+    console.emit(explanation.as_json(), json, lambda: print(render(explanation)))
+
+
+def report(
+    warehouse: WarehouseArgument,
+    output: Annotated[
+        Path | None, typer.Option(help="HTML file; default: report.html in the warehouse.")
+    ] = None,
+    run: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folder of a training run, repeatable; default: all in the warehouse."),
+    ] = None,
+    title: Annotated[str, typer.Option(help="Title of the page.")] = "Cutroom",
+    json: Json = False,
+) -> None:
+    """Write one self-contained HTML page about a warehouse and what was trained on it."""
+    from flows.report import write_report
+
+    page = write_report(warehouse, output, run, title)
+    console.emit({"report": str(page)}, json, lambda: print(page))
+
+
+def _ledger(warehouse: str) -> Ledger:
     from warehouse.ledger import Ledger
     from warehouse.plan import Plan
     from warehouse.store import Store
 
     store = Store(warehouse)
-    result = run_audit(Ledger(store, Plan.load(store)))
-    console.emit(result.as_json(), json, lambda: _show_audit(result))
-    if not result.balanced:
-        raise typer.Exit(1)
+    return Ledger(store, Plan.load(store))
 
 
 def _show_audit(result: Audit) -> None:
@@ -38,4 +81,4 @@ def _show_audit(result: Audit) -> None:
         print(problem)
 
 
-COMMANDS = (audit,)
+COMMANDS = (audit, explain, report)

@@ -38,11 +38,19 @@ Set = Annotated[
 
 def flags_of(settings: Sequence[str] | None, **flags: Any) -> dict[str, Any]:
     """What was given on the command line, nested by section; None stands for not given."""
-    from flows.settings import nest
-    from training.recipe import parse_setting
+    from flows.settings import nest, parse_set
 
     given = {name: value for name, value in flags.items() if value is not None and value != []}
-    return nest(dict(parse_setting(text) for text in settings or ()) | given)
+    return nest(dict(parse_set(text) for text in settings or ()) | given)
+
+
+def flags_on(config: Path | None, settings: Sequence[str] | None, **flags: Any) -> dict[str, Any]:
+    """Flags of a command that needs a warehouse; it may also stand in the settings file or the environment."""
+    from flows.settings import load_settings
+
+    given = flags_of(settings, **flags)
+    require(load_settings(given, toml=config), "warehouse", "use --warehouse")
+    return given
 
 
 def require(settings: Settings, name: str, how: str) -> None:
@@ -73,6 +81,13 @@ def table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
     for row in rows:
         drawn.add_row(*(_cell(row.get(name)) for name in columns))
     Console().print(drawn)
+
+
+def states(title: str, counts: Mapping[str, Mapping[str, int]], new_rows: Mapping[str, int]) -> None:
+    """Prints how the ids of some tables stand, and what the command added."""
+    table(title, [{"table": name, **of_table} for name, of_table in counts.items()])
+    rows = sum(new_rows.values())
+    print(f"{rows} new rows" if rows else "nothing to do: everything had been done with these settings")
 
 
 def _cell(value: Any) -> str:

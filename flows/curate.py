@@ -11,7 +11,7 @@ from curation.ingest import assign, give
 from curation.pipeline import hash_work, make_plan, shard_works
 from curation.verdicts import Selected
 from flows.plans import open_engine, selected_earlier
-from flows.settings import CurateParams, Settings, load_settings
+from flows.settings import CurateParams, Settings
 from tasks import artifacts
 from tasks.selecting import States, count_states, refuse_total_failure, select_clips
 from tasks.windows import run_windows, windows
@@ -36,9 +36,8 @@ def curate_lvd(params: CurateParams = CurateParams()) -> Curated:  # noqa: B008 
 
     Parameters that are not given come from cutroom.toml or the environment of whoever runs this.
     """
-    flags = params.model_dump(exclude_unset=True)
-    settings = load_settings(flags)
-    return curate(load_settings(flags, base=selected_earlier(Store(settings.warehouse))))
+    store = Store(params.resolve().warehouse)
+    return curate(params.resolve(base=selected_earlier(store)))
 
 
 def curate(settings: Settings) -> Curated:

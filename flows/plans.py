@@ -16,8 +16,10 @@ from curation.engine.pool import Pool
 from curation.pipeline import PRELOAD, make_plan
 from flows.settings import Settings, load_settings
 from tasks.windows import Engine
+from warehouse.datasets import dataset_path
 from warehouse.errors import SettingsError
 from warehouse.ledger import Ledger
+from warehouse.manifest import MANIFEST
 from warehouse.plan import Plan, Step
 from warehouse.store import Store
 
@@ -32,13 +34,14 @@ def settings_of(plan: Plan) -> dict[str, Any]:
         sections["selection"] = config["select"]
     encode = {**config.get("encode", {}), **config.get("encode_text", {})}
     encode.pop("weights", None)
-    return sections | ({"encode": encode} if encode else {})
+    sections |= {"encode": encode} if encode else {}
+    return sections | ({"pack": config["pack"]} if "pack" in config else {})
 
 
 def selected_earlier(store: Store) -> dict[str, Any]:
     """The sections that curation leaves to later commands, as the warehouse has them."""
     sections = settings_of(Plan.load(store)) if store.exists("plans/current.json") else {}
-    return {name: sections[name] for name in ("selection", "encode") if name in sections}
+    return {name: sections[name] for name in ("selection", "encode", "pack") if name in sections}
 
 
 def later_plan(settings: Settings, current: Plan, *further: Step) -> Plan:
@@ -79,8 +82,10 @@ def open_engine(settings: Settings, plan: Plan) -> Iterator[Engine]:
 
 
 def _is_complete(store: Store, plan: Plan, known: Mapping[str, str]) -> bool:
-    """Whether the tables that `plan` has beyond the known ones hold a row for every id."""
+    """Whether the tables that `plan` has beyond the known ones hold a row for every id, and its dataset is packed."""
     ledger = Ledger(store, plan)
+    if "pack" in plan.config and not store.exists(f"{dataset_path(ledger)}/{MANIFEST}"):
+        return False
     return all(
         len(ledger.expected(table, shard)) == ledger.read(table, shard, ["clip_id"]).height
         for table in plan.keys
@@ -89,18 +94,14 @@ def _is_complete(store: Store, plan: Plan, known: Mapping[str, str]) -> bool:
     )
 
 
-def current_settings(flags: Mapping[str, Any], toml: Path | None = None) -> tuple[Settings, Store, Plan]:
+def current_settings(
+    flags: Mapping[str, Any], toml: str | Path | None = None
+) -> tuple[Settings, Store, Plan]:
     """Settings of a command that follows curation: over what the warehouse was curated with, the warehouse, its plan.
 
     Raises:
-        SettingsError: no warehouse is named.
-        WarehouseError: it holds no plan.
+        WarehouseError: the warehouse holds no plan.
     """
-    named = load_settings(flags, toml=toml)
-    if "warehouse" not in named.model_fields_set:
-        raise SettingsError(
-            "no warehouse is given: use --warehouse, or set `warehouse` in cutroom.toml or CUTROOM_WAREHOUSE"
-        )
-    store = Store(named.warehouse)
+    store = Store(load_settings(flags, toml=toml).warehouse)
     current = Plan.load(store)
     return load_settings(flags, toml=toml, base=settings_of(current)), store, current

@@ -12,7 +12,7 @@ import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
@@ -45,6 +45,10 @@ class Section(BaseModel):
     )
 
 
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
 AnnotatorSettings: type[Section] = create_model(
     "AnnotatorSettings",
     __base__=Section,
@@ -54,8 +58,8 @@ AnnotatorSettings: type[Section] = create_model(
 )
 
 
-class CurateParams(Section):
-    """What a curation run needs; every field may also stand in the TOML file or the environment."""
+class CurateSettings(Section):
+    """What a curation run needs."""
 
     footage: tuple[str, ...] = ("cutroom-demo/reel",)
     """Video files, folders (searched recursively) or object-store prefixes."""
@@ -63,7 +67,7 @@ class CurateParams(Section):
     """Folder or object-store prefix that holds the tables."""
     profile: Literal["embedded", "published"] = "embedded"
     """Models and filters: small ones that come along and know the sample reel alone, or those that SVD used."""
-    workers: int = Field(default_factory=lambda: len(os.sched_getaffinity(0)), ge=1, le=1024)
+    workers: int = Field(default_factory=_cores, ge=1, le=1024)
     """Worker processes; by default one for each core that this process may use."""
     window_shards: int = Field(default=1, ge=1)
     """Shards that one Prefect task works through; raised by itself where a run would have more than 500 tasks."""
@@ -93,11 +97,60 @@ class CurateParams(Section):
         )
 
 
-class Settings(CurateParams):
-    """Every setting there is."""
+class TrainSettings(Section):
+    """What training needs."""
 
+    warehouse: str = "cutroom-demo/warehouse"
+    """Folder or object-store prefix that holds the tables."""
+    workers: int = Field(default_factory=_cores, ge=1, le=1024)
+    """Worker processes that encode what has no latents yet; by default one for each core."""
     encode: EncodeConfig = Field(default_factory=EncodeConfig)
     pack: PackConfig = Field(default_factory=PackConfig)
+    dataset: str | None = None
+    """A packed dataset to train on; by default what the warehouse's selection kept, encoded and packed as needed."""
+    runs: str | None = None
+    """Folder of training runs; by default `runs` in the warehouse, which must then be a local folder."""
+    processes: int = Field(default=1, ge=1)
+    """Processes of one training, as many as there are GPUs; torchrun starts them where there are several."""
+    recipes: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Changes to recipes, by recipe and setting, as {"video": {"lr": 0.0003}}."""
+
+
+class Settings(CurateSettings, TrainSettings):
+    """Every setting there is."""
+
+
+class _Params(Section):
+    """Parameters of a flow: settings, of which those that are not given come from a file or the environment.
+
+    A section is given whole: what it leaves out is the default.
+    """
+
+    config: str | None = None
+    """TOML file with further settings; by default cutroom.toml where the flow runs."""
+
+    def resolve(self, base: Mapping[str, Any] | None = None) -> Settings:
+        """All settings, with those of these parameters that were given before any other."""
+        return load_settings(self.flags, toml=self.config, base=base)
+
+    @property
+    def flags(self) -> dict[str, Any]:
+        """What was given, nested by section."""
+        return self.model_dump(exclude_unset=True, exclude={"config"})
+
+    @classmethod
+    def of(cls, settings: Settings, config: Path | None) -> Self:
+        """Parameters for resolved settings: those that were given anywhere."""
+        given = settings.model_fields_set & cls.model_fields.keys()
+        return cls(config=config and str(config), **{name: getattr(settings, name) for name in given})
+
+
+class CurateParams(_Params, CurateSettings):
+    """Footage, warehouse, and how to curate."""
+
+
+class TrainParams(_Params, TrainSettings):
+    """Warehouse or dataset, and how to train."""
 
 
 def load_settings(
@@ -143,6 +196,14 @@ def validate(
         schema = model.model_json_schema()
         lines = [_explain(each, schema, given or {}) for each in error.errors()]
         raise SettingsError("\n".join(lines)) from error
+
+
+def parse_set(text: str) -> tuple[str, Any]:
+    """A name and its value out of ``NAME=VALUE``. Raises SettingsError."""
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise SettingsError(f"setting {text!r} is not NAME=VALUE, as clips.min_s=1 is")
+    return name, _value(value)
 
 
 def nest(dotted: Mapping[str, Any]) -> dict[str, Any]:

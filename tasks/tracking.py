@@ -13,7 +13,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.context import FlowRunContext
 
-from warehouse.errors import CutroomError
+from training.job import TrainingError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -25,12 +25,10 @@ def in_flow_run() -> bool:
 
 
 def may_pass_later(task: Any, run: Any, state: Any) -> bool:
-    """Retry condition: an error that Cutroom raises on purpose stays one; trouble with disks and networks may pass."""
+    """Retry condition: trouble with disks, networks and training processes may pass; what is wrong stays wrong."""
     try:
         state.result()
-    except CutroomError as error:
-        return getattr(error, "may_pass_later", False)
-    except OSError:
+    except (OSError, TrainingError):  # a training that was stopped or killed goes on from its checkpoint
         return True
     except Exception:
         return False

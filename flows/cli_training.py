@@ -1,0 +1,125 @@
+"""Commands that make a dataset, train on it, and sample from what was trained."""
+
+from __future__ import annotations
+
+from json import loads
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows import console
+from flows.console import Config, Json, RetryFailed, Set, Warehouse, Workers
+
+RecipeSet = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="A setting of the recipe, as lr=1e-4; repeatable."),
+]
+
+
+def encode(
+    warehouse: Warehouse = None,
+    workers: Workers = None,
+    retry_failed: RetryFailed = False,
+    config: Config = None,
+    set_: Set = None,
+    json: Json = False,
+) -> None:
+    """Encode the kept clips into latents and text embeddings, once for all selections."""
+    from flows.prepare import encode as run_encode
+
+    flags = console.flags_on(
+        config, set_, warehouse=warehouse, workers=workers, retry_failed=retry_failed or None
+    )
+    with console.progress():
+        done = run_encode(flags, config)
+    result = {"warehouse": done.warehouse, "new_rows": dict(done.new_rows)}
+    result["states"] = {t: dict(c) for t, c in done.states.items()}
+    console.emit(result, json, lambda: console.states(done.warehouse, done.states, done.new_rows))
+
+
+def pack(
+    warehouse: Warehouse = None,
+    config: Config = None,
+    set_: Set = None,
+    json: Json = False,
+) -> None:
+    """Pack the kept and encoded clips into a dataset for the trainer."""
+    from flows.plans import current_settings
+    from flows.prepare import pack_kept
+
+    packed = pack_kept(*current_settings(console.flags_on(config, set_, warehouse=warehouse), config))
+    manifest = packed.manifest
+    clips = {"kept": packed.kept, "packed": packed.packed}
+    clips |= {split: manifest.num_clips(split) for split in ("train", "heldout")}
+    result = {"path": packed.path, "digest": manifest.digest, "clips": clips, "buckets": [*manifest.buckets]}
+    console.emit(result, json, lambda: console.table(packed.path, [clips]))
+
+
+def train(
+    recipe: Annotated[
+        str, typer.Argument(help="images, video, high_quality, or a JSON file of all settings.")
+    ],
+    warehouse: Warehouse = None,
+    dataset: Annotated[str | None, typer.Option(help="A packed dataset; default: the warehouse's.")] = None,
+    runs: Annotated[str | None, typer.Option(help="Folder of runs; default: runs in the warehouse.")] = None,
+    init_from: Annotated[
+        str | None, typer.Option(help="Weights or run to start from; default: the stage before.")
+    ] = None,
+    processes: Annotated[int | None, typer.Option(help="Processes of the training, one per GPU.")] = None,
+    config: Config = None,
+    set_: RecipeSet = None,
+    json: Json = False,
+) -> None:
+    """Train a stage, and before it whatever it builds on that is not there yet."""
+    from flows.settings import TrainParams, load_settings
+    from flows.train import FLOWS, train_to
+    from training.checkpoints import DONE
+    from training.recipe import parse_setting
+    from training.recipes import recipe_from
+
+    changes = {recipe_from(recipe).stage: dict(map(parse_setting, set_))} if set_ else None
+    flags = console.flags_on(
+        config, None, warehouse=warehouse, dataset=dataset, runs=runs, processes=processes, recipes=changes
+    )
+    with console.progress():
+        if recipe in FLOWS and init_from is None:
+            params = TrainParams.of(load_settings(flags, toml=config), config)
+            folder = Path(console.as_flow(FLOWS[recipe])(params))
+        else:
+            folder = train_to(recipe, flags, config, init_from)
+    report = loads((folder / DONE).read_text())
+    result = {"run": str(folder)} | {name: report[name] for name in ("stage", "samples", "held_out")}
+    console.emit(result, json, lambda: console.table(str(folder), report["held_out"]))
+
+
+def sample(
+    prompt: Annotated[list[str] | None, typer.Argument(help="What to show; default: captions.")] = None,
+    warehouse: Warehouse = None,
+    run: Annotated[
+        Path | None, typer.Option(help="A run's folder; default: the newest finished one.")
+    ] = None,
+    count: Annotated[int, typer.Option(min=1, help="How many, without prompts.")] = 16,
+    seed: Annotated[int, typer.Option(help="Of the noise; the same seed gives the same videos.")] = 0,
+    guidance: Annotated[float, typer.Option(min=0, help="How closely to follow the prompts.")] = 3.0,
+    steps: Annotated[int, typer.Option(min=2, help="Noise levels.")] = 25,
+    output: Annotated[Path | None, typer.Option(help="Folder; default: samples in the run's.")] = None,
+    config: Config = None,
+    set_: Set = None,
+    json: Json = False,
+) -> None:
+    """Sample videos from a trained stage, as mp4 files and a contact sheet."""
+    from flows.sample import sample as run_sample
+    from training.sample import Sampling
+
+    flags = console.flags_on(config, set_, warehouse=warehouse)
+    options = {"prompts": prompt or (), "count": count, "run": run, "out": output, "seed": seed}
+    sampling = Sampling(num_steps=steps, guidance=(guidance, guidance))
+    with console.progress():
+        sampled = run_sample(flags, config, **options, sampling=sampling)
+    videos = [str(path) for path in sorted(sampled.folder.glob("*.mp4"))]
+    result = {"folder": str(sampled.folder), "videos": videos, "prompts": list(sampled.prompts)}
+    console.emit(result, json, lambda: print(f"{len(videos)} videos in {sampled.folder}"))
+
+
+COMMANDS = (encode, pack, train, sample)

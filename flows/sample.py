@@ -1,0 +1,59 @@
+"""Sampling from a trained stage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from flows.plans import current_settings
+from flows.train import runs_folder
+from tasks.sampling import Sampled, sample_run
+from training.checkpoints import DONE
+from training.sample import Sampling
+from warehouse.errors import SettingsError
+from warehouse.ledger import Ledger
+from warehouse.plan import Plan
+from warehouse.store import Store
+
+
+def sample(
+    flags: Mapping[str, Any],
+    toml: Path | None = None,
+    *,
+    prompts: Sequence[str] = (),
+    count: int = 16,
+    run: Path | None = None,
+    out: Path | None = None,
+    seed: int = 0,
+    sampling: Sampling | None = None,
+) -> Sampled:
+    """Samples videos from a finished run, by default the newest, into its folder `samples`.
+
+    Without prompts, captions of `count` clips of the warehouse are asked for again, chosen by their ids.
+    """
+    settings, store, current = current_settings(flags, toml)
+    run = run or newest_run(runs_folder(settings))
+    prompts = list(prompts) or captions(store, current, count)
+    return sample_run(run, prompts, settings.encode, out or run / "samples", seed, sampling or Sampling())
+
+
+def newest_run(runs: Path) -> Path:
+    """The finished run that ended last. Raises SettingsError if there is none."""
+    finished = sorted(runs.glob(f"*/{DONE}"), key=lambda path: path.stat().st_mtime)
+    if not finished:
+        raise SettingsError(
+            f"{runs} holds no finished run; run `cutroom train` first, or name one with --run"
+        )
+    return finished[-1].parent
+
+
+def captions(store: Store, plan: Plan, count: int) -> list[str]:
+    """Captions that clips of the warehouse were encoded with, in the order of the clips' ids, repeated up to `count`."""
+    rows = Ledger(store, plan).read_all("text_embeddings", ["clip_id", "caption", "state"])
+    found = rows.filter(pl.col("state") == "done").sort("clip_id")["caption"].to_list()
+    if not found:
+        raise SettingsError("the warehouse holds no encoded caption to sample from; name prompts")
+    return [found[i % len(found)] for i in range(count)]

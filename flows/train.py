@@ -1,0 +1,94 @@
+"""The flows `train-stage-1` to `-3`: each makes sure of what it starts from, then trains.
+
+Stage 2 without a trained stage 1 trains that first, and stage 1 without a dataset encodes and packs what the
+warehouse's selection kept; what is there already is found at once, so each flow can be run again and again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from prefect import flow
+
+from flows.plans import current_settings
+from flows.prepare import encode_kept, pack_kept
+from flows.settings import Settings, TrainParams
+from tasks.progress import note
+from tasks.training import train_stage
+from training.job import Job
+from training.recipe import Recipe, with_settings
+from training.recipes import recipe_from
+from warehouse.errors import SettingsError
+from warehouse.plan import Plan
+from warehouse.store import Store
+
+STAGES = ("images", "video", "high_quality")
+"""Recipes in the order in which one stage's weights go into the next."""
+
+
+@flow(name="train-stage-1", flow_run_name="train-images", persist_result=False)
+def train_stage_1(params: TrainParams = TrainParams()) -> str:  # noqa: B008 (frozen)
+    """Trains an image network on single frames; parameters that are not given come from cutroom.toml."""
+    return str(train_to("images", params.flags, params.config))
+
+
+@flow(name="train-stage-2", flow_run_name="train-video", persist_result=False)
+def train_stage_2(params: TrainParams = TrainParams()) -> str:  # noqa: B008 (frozen)
+    """Trains a video network from stage 1's weights; parameters that are not given come from cutroom.toml."""
+    return str(train_to("video", params.flags, params.config))
+
+
+@flow(name="train-stage-3", flow_run_name="train-high-quality", persist_result=False)
+def train_stage_3(params: TrainParams = TrainParams()) -> str:  # noqa: B008 (frozen)
+    """Finetunes stage 2's network on the best clips; parameters that are not given come from cutroom.toml."""
+    return str(train_to("high_quality", params.flags, params.config))
+
+
+FLOWS = dict(zip(STAGES, (train_stage_1, train_stage_2, train_stage_3), strict=True))
+
+
+def train_to(
+    stage: str, flags: Mapping[str, Any], toml: str | Path | None = None, init_from: str | None = None
+) -> Path:
+    """Trains a stage, and before it the stages that it builds on; returns the folder of its run.
+
+    Args:
+        stage: one of `STAGES`, or a JSON file with a recipe of one's own, which starts from `init_from` alone.
+        init_from: weights to start from instead of the stage before.
+    """
+    settings, store, current = current_settings(flags, toml)
+    dataset, root = settings.dataset or _dataset(settings, store, current), runs_folder(settings)
+    chain = [stage] if init_from or stage not in STAGES else STAGES[: STAGES.index(stage) + 1]
+    folder = Path(init_from) if init_from else None
+    for name in chain:
+        job = Job(recipe_of(name, settings), dataset, folder and str(folder))
+        folder = train_stage(job.recipe.stage, job, root, settings.processes)
+    return folder
+
+
+def recipe_of(name: str, settings: Settings) -> Recipe:
+    """A recipe with the changes that the settings make to it."""
+    recipe = recipe_from(name)
+    return with_settings(recipe, settings.recipes.get(recipe.stage, {}), f"recipes.{recipe.stage}")
+
+
+def runs_folder(settings: Settings) -> Path:
+    """Where training runs lie. Raises SettingsError where the warehouse is no local folder and none is set."""
+    if settings.runs:
+        return Path(settings.runs)
+    store = Store(settings.warehouse)
+    if not store.is_local:
+        raise SettingsError(
+            f"{settings.warehouse} is no local folder, and runs write checkpoints to one; set `runs` to a folder"
+        )
+    return Path(store.root) / "runs"
+
+
+def _dataset(settings: Settings, store: Store, current: Plan) -> str:
+    """The dataset of the warehouse's selection, as the trainer opens it."""
+    encode_kept(settings, store, current)
+    packed = pack_kept(settings, store, Plan.load(store))
+    note(f"{packed.packed} of {packed.kept} kept clips are in {packed.path}")
+    return store.path(packed.path) if store.is_local else f"{store.uri.rstrip('/')}/{packed.path}"

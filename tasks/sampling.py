@@ -1,0 +1,76 @@
+"""Sampling videos from a trained stage, as a step of a flow."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tasks import artifacts
+from tasks.encoding import EncodeConfig
+from tasks.progress import Progress
+from tasks.tracking import step
+from training.sample import Sampling, contact_sheet, sample_videos, write_image, write_video
+
+SHEET, PROMPTS = "sheet.png", "prompts.json"
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """Videos that were sampled: their folder, and their frames in the order of the prompts."""
+
+    folder: Path
+    prompts: tuple[str, ...]
+    frames_BTHWC: np.ndarray
+
+
+@step(name="sample", run_name="sample {run.name}")
+def sample_run(
+    run: Path, prompts: Sequence[str], encode: EncodeConfig, out: Path, seed: int, sampling: Sampling
+) -> Sampled:
+    """Samples one video for each prompt from a run's averaged weights into the folder `out`.
+
+    The folder holds numbered mp4 files, the prompts in their order, and a contact sheet of the middle frames; what it
+    held before is replaced. Shape and rate are those of the first bucket that clips are encoded in.
+    """
+    from models.autoencoder import load_autoencoder
+    from models.text_encoder import load_text_encoder
+
+    num_frames, height, width = (int(n) for n in encode.buckets[0].split("x"))
+    autoencoder, text_encoder = load_autoencoder(encode.autoencoder), load_text_encoder(encode.text_encoder)
+    progress = Progress("sample")
+    frames = []
+    for start in range(0, len(prompts), sampling.batch_size):
+        progress(start, len(prompts))
+        frames.append(
+            sample_videos(
+                run,
+                prompts[start : start + sampling.batch_size],
+                autoencoder,
+                text_encoder,
+                seed=seed + start,
+                num_frames=num_frames,
+                height_px=height,
+                width_px=width,
+                fps=encode.fps,
+                sampling=sampling,
+            )
+        )
+    progress.finish()
+    frames_BTHWC = np.concatenate(frames)
+    _write(out, prompts, frames_BTHWC, encode.fps)
+    artifacts.show_link((out / SHEET).resolve().as_uri(), "contact-sheet", "Middle frames of all samples")
+    return Sampled(out, tuple(prompts), frames_BTHWC)
+
+
+def _write(out: Path, prompts: Sequence[str], frames_BTHWC: np.ndarray, fps: float) -> None:
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    for number, frames in enumerate(frames_BTHWC):
+        write_video(out / f"{number:03d}.mp4", frames, fps)
+    write_image(out / SHEET, contact_sheet(frames_BTHWC, scale=2))
+    (out / PROMPTS).write_text(json.dumps(list(prompts), indent=1), encoding="utf-8")
