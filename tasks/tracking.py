@@ -13,8 +13,6 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.context import FlowRunContext
 
-from training.job import TrainingError
-
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -24,25 +22,27 @@ def in_flow_run() -> bool:
     return FlowRunContext.get() is not None
 
 
-def may_pass_later(task: Any, run: Any, state: Any) -> bool:
-    """Retry condition: trouble with disks, networks and training processes may pass; what is wrong stays wrong."""
-    try:
-        state.result()
-    except (OSError, TrainingError):  # a training that was stopped or killed goes on from its checkpoint
-        return True
-    except Exception:
-        return False
-    return False
-
-
 def step(
-    *, name: str, run_name: str, retries: int = 0, retry_delay_s: float = 10
+    *,
+    name: str,
+    run_name: str,
+    retries: int = 0,
+    retry_delay_s: float = 10,
+    retry_on: tuple[type[Exception], ...] = (OSError,),
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Makes a function a Prefect task where a flow runs; nothing is cached, the warehouse's files say what is done.
 
     Args:
         run_name: template over the function's parameters.
+        retry_on: what may pass, as trouble with disks and networks does; any other error is final at once.
     """
+
+    def may_pass(task: Any, run: Any, state: Any) -> bool:
+        try:
+            state.result()
+        except Exception as error:
+            return isinstance(error, retry_on)
+        return False
 
     def wrap(function: Callable[P, R]) -> Callable[P, R]:
         tracked = task(
@@ -50,7 +50,7 @@ def step(
             task_run_name=run_name,
             retries=retries,
             retry_delay_seconds=retry_delay_s,
-            retry_condition_fn=may_pass_later,
+            retry_condition_fn=may_pass,
             cache_policy=NO_CACHE,
             persist_result=False,
         )(function)

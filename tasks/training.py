@@ -14,7 +14,7 @@ from tasks import artifacts
 from tasks.progress import Progress, note
 from tasks.tracking import in_flow_run, step
 from training.checkpoints import METRICS
-from training.job import Job
+from training.job import Job, TrainingError
 from training.launch import launch, run_folder
 
 LOG_INTERVAL_S = 10.0
@@ -22,7 +22,7 @@ LOG_INTERVAL_S = 10.0
 MAX_CURVE_ROWS = 50
 
 
-@step(name="train", run_name="train {stage}", retries=2)
+@step(name="train", run_name="train {stage}", retries=2, retry_on=(OSError, TrainingError))
 def train_stage(stage: str, job: Job, root: Path, processes: int) -> Path:
     """Trains one stage, or finds it trained, and returns its folder.
 
