@@ -56,6 +56,7 @@ def annotator(server: ServerConfig | None) -> SummariesAnnotator:
             "a red ring standing still on a plain background with text",
         ),
         ("two horses", "a rider falls", "a rider falls, two horses"),
+        ("a dog near a ball with a ball", "a cat", "a cat, a dog near a ball"),
     ],
 )
 def test_a_rule_merges_captions_without_saying_anything_twice(frame: str, video: str, both: str) -> None:

@@ -5,6 +5,7 @@ import time
 from difflib import SequenceMatcher
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -94,6 +95,16 @@ def test_footage_without_text_has_none(test_data: Path, annotator: TextAreaAnnot
     (outcome,) = annotator.annotate([clip_of(frames)])
     assert isinstance(outcome, Done)
     assert outcome.columns["score"] == 0 and outcome.columns["text"] == []
+
+
+def test_shapes_that_look_like_a_letter_are_no_text(annotator: TextAreaAnnotator) -> None:
+    ring, words = (np.full((256, 256, 3), 200, np.uint8) for _ in range(2))
+    cv2.circle(ring, (128, 128), 60, (220, 30, 30), 18, cv2.LINE_AA)
+    cv2.putText(words, "RED RING", (40, 140), cv2.FONT_HERSHEY_SIMPLEX, 1.2, (220, 30, 30), 3, cv2.LINE_AA)
+    assert any(len(found.text or "") == 1 for found in RapidEngine(RapidConfig(), read_text=True).find(ring))
+    shape, text = annotator.annotate([clip_of([ring]), clip_of([words])])
+    assert isinstance(shape, Done) and shape.columns["score"] == 0 and shape.columns["text"] == []
+    assert isinstance(text, Done) and 0.05 < text.columns["score"] < 0.2
 
 
 def test_a_broken_picture_fails_its_clip_alone_and_a_batch_changes_nothing(

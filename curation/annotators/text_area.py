@@ -34,6 +34,8 @@ class TextAreaConfig:
     """rapidocr needs no download; easyocr is CRAFT, the paper's choice."""
     read_text: bool = True
     """Read what the boxes say; without it areas alone are measured."""
+    min_letters: int = 2
+    """A box that reads as fewer letters and digits is no text: a ring reads as O, a cross as +, a wheel as 8."""
     rapidocr: RapidConfig = field(default_factory=RapidConfig)
     """Settings of the engine rapidocr."""
     craft: CraftConfig = field(default_factory=CraftConfig)
@@ -69,9 +71,12 @@ class TextAreaAnnotator:
 
     def _look(self, rgb_HW3: np.ndarray) -> tuple[float, list[str]]:
         """Share of the picture that text covers, and what it says."""
-        boxes = self._engine.find(rgb_HW3)
+        boxes = [box for box in self._engine.find(rgb_HW3) if self._is_text(box)]
         height, width = rgb_HW3.shape[:2]
         return union_area(boxes, height, width) / (height * width), [box.text for box in boxes if box.text]
+
+    def _is_text(self, box: TextBox) -> bool:
+        return box.text is None or sum(map(str.isalnum, box.text)) >= self._config.min_letters
 
 
 def make_engine(config: TextAreaConfig) -> TextEngine:
