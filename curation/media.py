@@ -234,9 +234,8 @@ def _open_bytes(handle: BinaryIO, name: str, limits: MediaLimits) -> Iterator[Me
             options=dict(_OPEN_OPTIONS),
             metadata_errors="replace",
             buffer_size=_BUFFER_BYTES,
-            io_open=_refuse_nested,
         )
-    except (av.FFmpegError, _NestedOpenError) as error:
+    except av.FFmpegError as error:
         raise MediaError("invalid_data", f"{name} is not footage that can be opened: {error}") from error
     with container:
         stream = _choose_stream(container, name)
@@ -297,14 +296,6 @@ def check_size(width: int, height: int, limits: MediaLimits, name: str) -> None:
 def _describe(media: Media) -> str:
     context = media.stream.codec_context
     return f"the {context.name} stream ({context.width}x{context.height}, {media.container.format.name})"
-
-
-class _NestedOpenError(Exception):
-    """FFmpeg asked to open something besides the bytes that it was given."""
-
-
-def _refuse_nested(url: str, flags: int, options: dict[str, str]) -> BinaryIO:
-    raise _NestedOpenError(f"it refers to another file or address: {url}")
 
 
 class _Unnamed:
