@@ -70,7 +70,9 @@ def _error(code: int, out: Path, lines: Sequence[str]) -> Exception:
         return SettingsError(f"training refused its settings: {said}")
     if code == EXIT_STOPPED:
         return TrainingError(f"training was stopped and saved; the same call resumes it from {out}")
-    return TrainingError(f"training ended with exit code {code} in {out}, expected 0; it said last:\n{said}")
+    return TrainingError(
+        f"training in {out} ended with exit code {code} and without its report; it said last:\n{said}"
+    )
 
 
 def command(job: Job, config: Path, out: Path, num_processes: int = 1) -> list[str]:
