@@ -7,6 +7,7 @@ from typing import ClassVar
 import pyarrow as pa
 import pytest
 from annotator_clips import check_columns, clip_of
+from pydantic import TypeAdapter
 
 from curation.annotators.base import Clip, Done, Outcome
 from curation.annotators.registry import ANNOTATORS, register
@@ -53,6 +54,13 @@ def test_each_annotator_fills_its_own_table_and_comes_after_what_it_reads() -> N
         assert is_dataclass(kind.config_type)
         hash(kind.config_type())
         known.add(name)
+
+
+def test_settings_are_forms_that_forms_can_fill() -> None:
+    for kind in ANNOTATORS.values():
+        form = TypeAdapter(kind.config_type)
+        assert form.validate_python({}) == kind.config_type()
+        assert form.json_schema()["type"] == "object"
 
 
 def test_every_setting_of_an_annotator_says_what_it_is() -> None:

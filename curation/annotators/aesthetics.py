@@ -92,7 +92,8 @@ def load_head(model: str) -> torch.nn.Module:
     if not path.is_file():
         raise WeightsError(
             f"the aesthetics head {path} is missing; download one of LAION-AI/aesthetic-predictor or "
-            f"improved-aesthetic-predictor from GitHub and name its file in aesthetics.model, or set it to '{EMBEDDED}'"
+            f"improved-aesthetic-predictor from GitHub and name its file in annotators.aesthetics.model, or "
+            f"set that to '{EMBEDDED}'"
         )
     try:
         return _head(torch.load(path, map_location="cpu", weights_only=True))

@@ -227,7 +227,7 @@ def _headers(config: ServerConfig) -> dict[str, str]:
     key = os.environ.get(config.api_key_env)
     if not key:
         raise SettingsError(
-            f"summaries.server.api_key_env names {config.api_key_env!r}, which is not set; export it"
+            f"annotators.summaries.server.api_key_env names {config.api_key_env!r}, which is not set; export it"
         )
     return {"Authorization": f"Bearer {key}"}
 

@@ -85,7 +85,7 @@ def make_engine(config: TextAreaConfig) -> TextEngine:
         return RapidEngine(config.rapidocr, read_text=config.read_text)
     if config.engine == "easyocr":
         return CraftEngine(config.craft, read_text=config.read_text)
-    raise SettingsError(f"text_area.engine is {config.engine!r}; expected 'rapidocr' or 'easyocr'")
+    raise SettingsError(f"annotators.text_area.engine is {config.engine!r}; expected 'rapidocr' or 'easyocr'")
 
 
 def union_area(boxes: Sequence[TextBox], height: int, width: int) -> float:

@@ -182,8 +182,9 @@ def _weights_file(folder: Path, model: Mapping[str, str], download: bool) -> Pat
         return path
     if not download:
         raise WeightsError(
-            f"easyocr's weights {path} are missing; unpack {model['url']} there, set text_area.craft.download to let "
-            "it be fetched, or use the engine 'rapidocr', whose models come with its package"
+            f"easyocr's weights {path} are missing; unpack {model['url']} there, set "
+            "annotators.text_area.craft.download to let it be fetched, or use the engine 'rapidocr', whose models "
+            "come with its package"
         )
     from easyocr.utils import calculate_md5, download_and_unzip
 
@@ -218,5 +219,6 @@ def _reader(config: CraftConfig, folder: Path) -> Any:
     except OSError as error:
         raise WeightsError(
             f"easyocr's recogniser for {', '.join(config.languages)} is not in {folder} ({error}); put it there, set "
-            "text_area.craft.download, or set text_area.read_text to false, which measures areas without reading"
+            "annotators.text_area.craft.download, or set annotators.text_area.read_text to false, which measures "
+            "areas without reading"
         ) from error

@@ -57,7 +57,7 @@ class VideoModel:
 
         if config.kind not in _KINDS:
             raise SettingsError(
-                f"captions.video.kind is {config.kind!r}; expected one of {', '.join(_KINDS)}"
+                f"annotators.captions.video.kind is {config.kind!r}; expected one of {', '.join(_KINDS)}"
             )
         self._config = config
         self._kind = _KINDS[config.kind]
@@ -74,7 +74,8 @@ class VideoModel:
         ) as error:  # transformers raises OSError, ValueError, KeyError and more for one and the same
             raise WeightsError(
                 f"video model {config.model!r} of kind {config.kind!r} cannot be loaded ({error}); name a folder that "
-                "holds the model and its processor, or run where the hub is in reach, or set captions.video to none"
+                "holds the model and its processor, or run where the hub is in reach, or set "
+                "annotators.captions.video to none"
             ) from error
         self._network = network.to(self._device).eval()
 
