@@ -1,6 +1,11 @@
 # `make demo` and `make test` are all a newcomer needs; both build .venv first.
+#   make demo VIDEOS=<folder>      on your own videos
+#   make demo PROFILE=published    with the published models and filters
+#   make serve VIDEOS=<folder> WAREHOUSE=<folder> PORT=4200
 PYTHON ?= python3
 VIDEOS ?=
+WAREHOUSE ?=
+PORT ?= 4200
 BIN := .venv/bin
 
 .PHONY: env demo test test-all lint lock serve clean
@@ -16,7 +21,7 @@ env: .venv/.ready
 	touch $@
 
 demo: env
-	$(BIN)/cutroom demo $(if $(VIDEOS),--videos "$(VIDEOS)")
+	$(BIN)/cutroom demo $(if $(VIDEOS),--videos "$(VIDEOS)") $(if $(PROFILE),--profile "$(PROFILE)")
 
 test: env
 	$(BIN)/python -m pytest
@@ -30,7 +35,8 @@ lint: env
 	$(BIN)/lint-imports
 
 serve: env
-	$(BIN)/python deploy/serve.py
+	$(if $(VIDEOS),CUTROOM_FOOTAGE="$(abspath $(VIDEOS))") $(if $(WAREHOUSE),CUTROOM_WAREHOUSE="$(abspath $(WAREHOUSE))") \
+	  $(BIN)/python deploy/serve.py --port $(PORT)
 
 # Pins every package for every platform, without registry addresses.
 lock: env

@@ -6,7 +6,7 @@ warehouse's selection kept; what is there already is found at once, so each flow
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,14 +58,25 @@ def train_to(
         stage: one of `STAGES`, or a JSON file with a recipe of one's own, which starts from `init_from` alone.
         init_from: weights to start from instead of the stage before.
     """
+    alone = init_from is not None or stage not in STAGES
+    return train_chain([stage] if alone else STAGES[: STAGES.index(stage) + 1], flags, toml, init_from)[-1]
+
+
+def train_chain(
+    stages: Sequence[str],
+    flags: Mapping[str, Any],
+    toml: str | Path | None = None,
+    init_from: str | None = None,
+) -> list[Path]:
+    """Trains stages one after the other, each from the weights of the one before; returns the folders of their runs."""
     settings, store, current = current_settings(flags, toml)
     dataset, root = settings.dataset or _dataset(settings, store, current), runs_folder(settings)
-    chain = [stage] if init_from or stage not in STAGES else STAGES[: STAGES.index(stage) + 1]
-    folder = Path(init_from) if init_from else None
-    for name in chain:
-        job = Job(recipe_of(name, settings), dataset, folder and str(folder))
-        folder = train_stage(job.recipe.stage, job, root, settings.processes)
-    return folder
+    folders: list[Path] = []
+    for name in stages:
+        earlier = str(folders[-1]) if folders else init_from
+        job = Job(recipe_of(name, settings), dataset, earlier)
+        folders.append(train_stage(job.recipe.stage, job, root, settings.processes))
+    return folders
 
 
 def recipe_of(name: str, settings: Settings) -> Recipe:
