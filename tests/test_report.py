@@ -22,6 +22,7 @@ from warehouse_builder import HOSTILE_NAME, STEPS, build_warehouse
 from curation.selection import SCORES
 from screen.report import build_report
 from screen.report.charts import Axis, Mark, Series, histogram, line_chart, short, tick_labels
+from screen.report.examples import MAX_PER_REASON
 from screen.report.footage import read_videos
 from screen.report.pictures import THUMBNAIL_PX
 from screen.report.scenes import MAX_VIDEOS, scenes
@@ -156,6 +157,8 @@ def test_every_failure_and_every_skip_is_counted_with_its_cause(ledger: Ledger, 
             for cause, n in causes.items():
                 assert re.search(rf"{cause}\b.*?\b{n}\b.*?\b{name}\b", where), (name, state, cause, n)
             assert sum(causes.values()) == getattr(count, state)
+            others = set(rows.filter(pl.col("state") != state)["cause"].drop_nulls()) if causes else set()
+            assert not [c for c in others - set(causes) if c in where]
     assert "gone.mp4" in _section(page, "failed") and "there is no such file" in page.words
     assert "notes.txt" in _section(page, "skipped")
 
@@ -247,7 +250,7 @@ def test_pictures_beside_a_cut_are_of_the_scenes_on_either_side(ledger: Ledger) 
         frames = _grid(ledger, view.video_id, videos)
         for cut in view.cuts:
             start = cut.time_s - cut.transition_s
-            assert cut.before_s < start and cut.time_s <= cut.after_s <= cut.time_s + 0.5
+            assert start - 0.5 <= cut.before_s < start and cut.time_s <= cut.after_s <= cut.time_s + 0.5
             for picture, at in ((cut.before, cut.before_s), (cut.after, cut.after_s)):
                 shown_pixels = _pixels(picture.uri)
                 errors = {t: np.abs(p - shown_pixels).mean() for t, p in frames.items()}
@@ -301,6 +304,7 @@ def test_of_a_large_warehouse_a_sample_is_shown_and_said_to_be_one(tmp_path: Pat
         assert re.search(
             rf"Rejected\. {score}: it has no" if missing else rf"Rejected\. {score} is", rejected
         )
+    assert max(Counter(re.findall(r"Rejected\. (\w+(?::| is))", rejected)).values()) <= MAX_PER_REASON
     assert len(page.source) < 3_000_000
     assert all(int(i["width"]) <= THUMBNAIL_PX for i in page.all("img"))
 

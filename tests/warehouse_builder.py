@@ -33,7 +33,13 @@ FPS, TICKS = 24, 1000
 """Frames a second, and ticks from one frame to the next; the time base is 1/24000."""
 FADE_FRAMES, SHORT_FRAMES = 12, 20
 SELECTION = SelectionConfig(
-    "default", (Filter("sharpness", drop=0.1), Filter("text_area", limit=0.05), Filter("motion", drop=0.3))
+    "default",
+    (
+        Filter("sharpness", drop=0.1),
+        Filter("text_area", drop=0.2),
+        Filter("motion", drop=0.2),
+        Filter("brightness", limit=0.25),
+    ),
 )
 PER_CLIP = (
     "motion",
