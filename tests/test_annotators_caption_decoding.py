@@ -115,7 +115,7 @@ def test_a_heavy_penalty_keeps_tokens_from_coming_twice() -> None:
 def test_beams_end_as_those_of_transformers(num_beams: int, penalty: float) -> None:
     """Random GPT-2s through both loops; captions that were cut are left out, as in theirs they compete with ended."""
     num_ended = 0
-    for seed in range(12):
+    for seed in range(6):
         gpt = random_gpt(seed)
         config = DecodingConfig(num_beams=num_beams, min_tokens=2, max_tokens=12, repetition_penalty=penalty)
         (ours,) = decode(lambda _, tokens_BL, gpt=gpt: gpt(tokens_BL).logits[:, -1], 1, START, END, config)
@@ -132,7 +132,7 @@ def test_beams_end_as_those_of_transformers(num_beams: int, penalty: float) -> N
         if END in theirs:
             num_ended += 1
             assert list(ours.tokens) == theirs[1 : theirs.index(END)]
-    assert num_ended >= 6
+    assert num_ended >= 3
 
 
 def random_gpt(seed: int) -> torch.nn.Module:

@@ -26,7 +26,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def config(tiny: str) -> CaptionsConfig:
-    return CaptionsConfig(model=tiny, decoding=DecodingConfig(max_tokens=7), batch_size=5)
+    return CaptionsConfig(model=tiny, decoding=DecodingConfig(max_tokens=4), num_frames=3, batch_size=5)
 
 
 @pytest.fixture(scope="module")
@@ -78,11 +78,11 @@ def test_both_captions_and_their_methods_are_columns(
     with_flow, without = annotator.annotate([clip_of(frames, rows={"motion": moving}), clip_of(frames)])
     assert isinstance(with_flow, Done) and isinstance(without, Done)
     check_columns("captions", with_flow)
-    coca = CocaCaptioner(load_clip(config.model, None), config.decoding, 8)
+    coca = CocaCaptioner(load_clip(config.model, None), config.decoding, 4)
     assert with_flow.columns["frame_caption"] == coca.caption([clip_of(frames).grid[2].rgb])[0].text
     assert with_flow.columns["frame_method"] == f"coca-{config.model}"
-    assert with_flow.columns["video_method"] == f"coca-{config.model}-8-frames+flow"
-    assert without.columns["video_method"] == f"coca-{config.model}-8-frames"
+    assert with_flow.columns["video_method"] == f"coca-{config.model}-3-frames+flow"
+    assert without.columns["video_method"] == f"coca-{config.model}-3-frames"
     assert with_flow.columns["video_caption"] == f"{without.columns['video_caption']} moving left"
     assert with_flow.columns["video_status"] == "truncated"
 
