@@ -50,7 +50,8 @@ class Engine:
 
 def windows(shards: Sequence[str], size: int, *, steps: int = 1) -> list[Window]:
     """Windows of `size` shards, or larger ones where `steps` over them would make too many task runs."""
-    size = max(size, -(-len(shards) * steps // MAX_TASK_RUNS))
+    most = max(1, MAX_TASK_RUNS // steps)
+    size = max(size, -(-len(shards) // most))
     parts = [tuple(shards[i : i + size]) for i in range(0, len(shards), size)]
     return [Window(n, len(parts), part) for n, part in enumerate(parts, 1)]
 

@@ -1,0 +1,119 @@
+"""Flows as Prefect shows them: runs, tasks, artifacts, and what is not green."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import polars as pl
+import pytest
+import served
+
+from curation.sample_reel import make_reel
+from curation.selection import Threshold
+from tasks.artifacts import histogram
+from tasks.windows import MAX_TASK_RUNS, windows
+
+
+@pytest.fixture(scope="module")
+def env() -> dict[str, str]:
+    api, home = served.server()
+    return served.clean_environment(
+        home, PREFECT_API_URL=api, CUTROOM_WORKERS="2", CUTROOM_CLIPS__MIN_S="0.5"
+    )
+
+
+@pytest.fixture(scope="module")
+def reel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("reel")
+    make_reel(folder, num_films=2, shots_per_film=3, seed=12, side_px=64, num_workers=2)
+    return folder
+
+
+def runs_of(env: dict[str, str], flow: str) -> list[dict]:
+    return served.ask(env["PREFECT_API_URL"], "flow_runs/filter", flows={"name": {"any_": [flow]}})
+
+
+def test_curation_shows_its_windows_and_its_story(env: dict[str, str], reel: Path, tmp_path: Path) -> None:
+    split = env | {"CUTROOM_SHARD__VIDEOS": "1"}
+    done = served.cutroom("curate", reel, "-w", tmp_path / "w", "--json", env=split)
+    assert done.returncode == 0, done.stderr
+    (run,) = (r for r in runs_of(env, "curate-lvd") if str(tmp_path) in r["name"])
+    assert run["state_type"] == "COMPLETED"
+    assert run["parameters"]["params"]["footage"] == [str(reel)]
+
+    api, mine = env["PREFECT_API_URL"], {"id": {"any_": [run["id"]]}}
+    tasks = served.ask(api, "task_runs/filter", flow_runs=mine)
+    assert {t["state_type"] for t in tasks} == {"COMPLETED"}
+    counted = Counter(t["name"].split(" ")[0] for t in tasks)
+    assert counted["scan"] == counted["cut"] == counted["motion"] == 2, "one task for each window of shards"
+    assert counted["hash"] == counted["select"] == 1
+
+    artifacts = served.ask(api, "artifacts/filter", flow_runs=mine)
+    by_key = {a["key"]: a for a in artifacts if a["key"]}
+    assert set(by_key) == {"states", "funnel", "score-histograms"}
+    funnel = json.loads(by_key["funnel"]["data"])
+    result = json.loads(done.stdout)["selection"]
+    assert [row["kept"] for row in funnel] == [row["kept"] for row in result["funnel"]]
+    assert "**motion**" in by_key["score-histograms"]["data"]
+
+    again = served.cutroom("curate", reel, "-w", tmp_path / "w", env=split)
+    assert "nothing to do" in again.stdout
+
+
+def test_a_run_in_which_everything_fails_is_not_green(env: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_bytes(b"not a video")
+    done = served.cutroom("curate", tmp_path / "a.mp4", "-w", tmp_path / "w", env=env)
+    assert done.returncode == 1
+    (run,) = (r for r in runs_of(env, "curate-lvd") if str(tmp_path) in r["name"])
+    assert run["state_type"] == "FAILED"
+    assert "every one of 1 failed" in run["state"]["message"]
+
+
+def test_parameters_are_refused_before_a_run_begins(env: dict[str, str]) -> None:
+    code = "from flows.curate import curate_lvd; curate_lvd(params={'workers': 0})"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=env, cwd=served.ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode != 0
+    assert "greater than or equal to 1" in done.stderr
+
+
+@pytest.mark.long
+def test_a_flow_needs_no_server_that_somebody_started(reel: Path, tmp_path: Path) -> None:
+    code = (
+        "from flows.curate import curate_lvd; from flows.settings import CurateParams; import sys;"
+        "made = curate_lvd(CurateParams(footage=(sys.argv[1],), warehouse=sys.argv[2])); print(made.selected.num_clips)"
+    )
+    env = served.clean_environment(tmp_path / "home", CUTROOM_CLIPS__MIN_S="0.5")
+    command = [sys.executable, "-c", code, str(reel), str(tmp_path / "w")]
+    done = subprocess.run(command, env=env, cwd=served.ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout.split()[-1]) > 0
+
+
+@pytest.mark.parametrize(
+    ("shards", "size", "steps"), [(0, 1, 9), (1, 1, 9), (7, 3, 2), (10_000, 1, 12), (499, 1, 1)]
+)
+def test_windows_hold_every_shard_once_and_are_never_too_many(shards: int, size: int, steps: int) -> None:
+    names = [f"s{i}" for i in range(shards)]
+    made = windows(names, size, steps=steps)
+    assert [s for w in made for s in w.shards] == names
+    assert len(made) * steps <= MAX_TASK_RUNS
+    assert all(len(w.shards) >= min(size, shards) for w in made[:-1])
+    assert [w.number for w in made] == list(range(1, len(made) + 1))
+
+
+def test_a_histogram_shows_where_the_threshold_lies() -> None:
+    values = pl.Series([0.0] * 8 + [1.0] * 4 + [None])
+    bars, arrow, note = histogram(Threshold("motion", "high", 0.5, 0.25, 12), values).split("\n")[3:6]
+    assert (bars[0], bars[-1], set(bars[1:-1])) == ("█", "▄", {" "})
+    assert arrow.index("↑") == len(bars) // 2
+    assert note == "0 to 1; kept >= 0.5"
+    same = histogram(Threshold("text_area", "low", 0.0, 0.25, 3), pl.Series([0.0, 0.0, 0.0]))
+    assert "(3 clips)" in same
+    assert "no clip has this score" in histogram(
+        Threshold("motion", "high", 0.5, 0.1, 0), pl.Series([None], dtype=pl.Float64)
+    )
