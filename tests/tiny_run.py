@@ -6,9 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from models.video_unet import VideoUNetConfig
-from training.callbacks import StopRequest
+from training.job import Job
 from training.recipes.images import images
-from training.stage import Job, run_stage
+from training.stage import run_stage
+from training.stop import StopRequest
 from warehouse.datasets import dataset_path
 from warehouse.ledger import Ledger
 
