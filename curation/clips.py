@@ -97,20 +97,24 @@ def _label_frames(
 
 
 def _split(signals: Signals, first: int, stop: int, max_s: float) -> list[tuple[int, int]]:
-    """Frame ranges of [first, stop), as few as can be and as even as the frames allow, none longer than `max_s`.
+    """Frame ranges of [first, stop), as few as can be and even but for a frame, none longer than `max_s`.
 
-    Frames that lie far apart can make one longer all the same.
+    Frames that lie too far apart for that make some longer all the same.
     """
-    start, end = int(signals.pts[first]), _pts_at(signals, stop)
-    fewest = max(1, ceil(signals.seconds(end - start) / max_s))
-    for parts in (fewest, fewest + 1):  # a frame's length past the limit takes one part more
-        wanted = start + (end - start) * np.arange(1, parts) / parts
-        inner = np.unique(first + np.searchsorted(signals.pts[first:stop], wanted))
-        edges = [first, *inner[(inner > first) & (inner < stop)].tolist(), stop]
-        ranges = list(pairwise(edges))
+    length_s = signals.seconds(_pts_at(signals, stop) - int(signals.pts[first]))
+    fewest = max(1, ceil(length_s / max_s))
+    for num_parts in range(fewest, 2 * fewest + 1):  # the length of frames may take a few parts more
+        ranges = _even_ranges(signals, first, stop, num_parts)
         if all(signals.seconds(_pts_at(signals, hi) - int(signals.pts[lo])) <= max_s for lo, hi in ranges):
-            break
-    return ranges
+            return ranges
+    return _even_ranges(signals, first, stop, fewest)
+
+
+def _even_ranges(signals: Signals, first: int, stop: int, num_parts: int) -> list[tuple[int, int]]:
+    start, end = int(signals.pts[first]), _pts_at(signals, stop)
+    wanted = start + (end - start) * np.arange(1, num_parts) / num_parts
+    inner = np.unique(first + np.searchsorted(signals.pts[first:stop], wanted))
+    return list(pairwise([first, *inner[(inner > first) & (inner < stop)].tolist(), stop]))
 
 
 def _judge(span: Span, signals: Signals, config: ClipConfig) -> Span:
