@@ -14,7 +14,7 @@ from markupsafe import Markup
 from curation.selection import SCORES, Score, Threshold, funnel
 from curation.verdicts import current, gather_scores
 from screen.report.charts import Mark, histogram, short
-from screen.report.words import share
+from screen.report.words import count, share
 from warehouse.ledger import Ledger
 from warehouse.lineage import frozen_selection, score_columns
 
@@ -106,7 +106,7 @@ def _chart(ledger: Ledger, clips: Judged, name: str, score: Score, threshold: Th
         num_scored=len(values),
         num_missing=clips.frame.height - len(values),
         rule=None if threshold is None else rule(threshold),
-        note=f"{beyond:,} values beyond the right edge are in the last bar" if beyond else None,
+        note=f"the last bar also holds {count(beyond, 'clip')} beyond it" if beyond else None,
         svg=_draw(name, spec.unit, edges, rows, threshold),
     )
 
