@@ -72,7 +72,11 @@ def test_every_clip_is_told_as_the_tables_have_it(ledger: Ledger, lives: dict[st
         texts = {c["of"]: c["text"] for c in told.captions}
         row = ledger.read_all("captions").row(by_predicate=pl.col("clip_id") == clip_id, named=True)
         assert (texts["frame"], texts["video"]) == (row["frame_caption"], row["video_caption"])
-        assert {c["method"] for c in told.captions} == {"coca:embedded", "coca:embedded+motion", "merge"}
+        assert {c["method"] for c in told.captions} == {
+            "coca-embedded",
+            "coca-embedded-8-frames+flow",
+            "merge",
+        }
 
 
 def test_a_percentile_counts_ties_half(ledger: Ledger) -> None:

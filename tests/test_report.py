@@ -24,7 +24,7 @@ from warehouse_builder import HOSTILE_NAME, STEPS, build_warehouse
 from curation.selection import SCORES
 from screen.report import build_report
 from screen.report.charts import Axis, Mark, Series, histogram, line_chart, short, tick_labels
-from screen.report.examples import MAX_PER_REASON, examples
+from screen.report.examples import MAX_PER_REASON, MethodRow, caption_methods, examples
 from screen.report.footage import read_videos
 from screen.report.pictures import THUMBNAIL_PX
 from screen.report.scenes import MAX_VIDEOS, scenes
@@ -236,6 +236,9 @@ def test_embedded_scores_are_marked_where_they_stand_and_others_are_not(ledger: 
     warned = _section(page, "scores").count("embedded: means nothing beyond the sample reel")
     assert warned == 2
     assert by_name["motion"].unit in page.words
+    marked = {m.method: m.is_embedded for m in caption_methods(ledger)}
+    assert marked == {"coca-embedded": True, "coca-embedded-8-frames+flow": True, "merge": False}
+    assert not MethodRow("frame", "coca-/models/embedded_clips", 1, 0).is_embedded
 
 
 def test_pictures_beside_a_cut_are_of_the_scenes_on_either_side(ledger: Ledger) -> None:

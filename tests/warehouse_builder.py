@@ -316,8 +316,12 @@ def _text_area(rng: np.random.Generator, _: Shot) -> dict[str, Any]:
 
 
 def _captions(_: np.random.Generator, shot: Shot) -> dict[str, Any]:
-    of_frame = {"frame_caption": shot.image_caption, "frame_method": "coca:embedded", "frame_status": "ok"}
-    of_video = {"video_caption": shot.caption, "video_method": "coca:embedded+motion", "video_status": "ok"}
+    of_frame = {"frame_caption": shot.image_caption, "frame_method": "coca-embedded", "frame_status": "ok"}
+    of_video = {
+        "video_caption": shot.caption,
+        "video_method": "coca-embedded-8-frames+flow",
+        "video_status": "ok",
+    }
     return of_frame | of_video
 
 

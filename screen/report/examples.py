@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -87,7 +88,8 @@ class MethodRow:
 
     @property
     def is_embedded(self) -> bool:
-        return "embedded" in self.method
+        """Methods name their model between separators, as coca-embedded-8-frames does."""
+        return "embedded" in re.split(r"[-:+]", self.method)
 
 
 def examples(ledger: Ledger, clips: Judged, spans: pl.DataFrame, videos: pl.DataFrame) -> Examples:

@@ -95,14 +95,14 @@ def _chart(ledger: Ledger, clips: Judged, name: str, score: Score, threshold: Th
     spec = score_columns()[name]
     rows = clips.frame.filter(pl.col(name).is_not_null())
     values = rows[name].to_numpy().astype(np.float64)
-    model = _models(ledger, score.table) if spec.has_model else None
+    models = _models(ledger, score.table) if spec.has_model else []
     edges, beyond = _bins(values, threshold)
     return ScoreChart(
         name=name,
         unit=spec.unit,
         meaning=spec.meaning,
-        model=model,
-        is_embedded=model is not None and "embedded" in model,
+        model=", ".join(models) or None,
+        is_embedded="embedded" in models,
         num_scored=len(values),
         num_missing=clips.frame.height - len(values),
         rule=None if threshold is None else rule(threshold),
@@ -111,8 +111,9 @@ def _chart(ledger: Ledger, clips: Judged, name: str, score: Score, threshold: Th
     )
 
 
-def _models(ledger: Ledger, table: str) -> str:
-    return ", ".join(sorted(ledger.read_all(table, ["model"])["model"].drop_nulls().unique()))
+def _models(ledger: Ledger, table: str) -> list[str]:
+    """Which weights made a table's scores."""
+    return sorted(ledger.read_all(table, ["model"])["model"].drop_nulls().unique())
 
 
 def rule(threshold: Threshold) -> str:
