@@ -96,7 +96,7 @@ def test_a_variable_rate_changes_neither_pairs_nor_score(tmp_path: Path) -> None
     assert np.all(flow.pts1 > flow.pts0)
     assert flow.pts0[1:].tolist() == flow.pts1[:-1].tolist()
     assert set(flow.pts0.tolist()) <= set(pts)
-    assert flow.magnitude == pytest.approx(np.full(len(flow.dx), 0.008 * 500 / 240 * 16), rel=0.25)
+    assert np.median(flow.magnitude) == pytest.approx(0.008 * 500 / 240 * 16, rel=0.1)
 
 
 def _random_flow(rows: int) -> FlowPairs:
