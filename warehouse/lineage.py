@@ -237,7 +237,8 @@ class _Life:
     def _score(self, name: str, spec: ScoreColumn, threshold: Mapping[str, Any] | None) -> ScoreFact:
         row = self.rows.get(spec.table, {"state": "pending"})
         value = row.get(spec.column)
-        everyone = _values(self.ledger, spec)
+        rows = self.ledger.read_all(spec.table, [spec.column, "state"])
+        everyone = rows.filter(pl.col("state") == "done")[spec.column].drop_nulls()
         return ScoreFact(
             name=name,
             table=spec.table,
@@ -281,12 +282,6 @@ class _Life:
         for name in TABLES:
             if name in self.files:
                 yield _file_facts(self.ledger, name, self.files[name])
-
-
-def _values(ledger: Ledger, spec: ScoreColumn) -> pl.Series:
-    """The score of every clip that has one."""
-    rows = ledger.read_all(spec.table, [spec.column, "state"])
-    return rows.filter(pl.col("state") == "done")[spec.column].drop_nulls()
 
 
 def _percentile(everyone: pl.Series, value: float) -> float:
