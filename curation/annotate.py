@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -13,6 +13,7 @@ import polars as pl
 from curation.annotators.base import Annotator, Clip, Done, Failed, GridFrame, Outcome
 from curation.annotators.registry import ANNOTATORS
 from curation.engine.work import Outputs, Unit, by_video, in_batches, settled
+from models.digest import weights_id
 from warehouse.errors import CutroomError
 from warehouse.ledger import Ledger
 from warehouse.plan import Step
@@ -23,7 +24,11 @@ def annotate_step(name: str, config: Any) -> Step:
     """The step that fills an annotator's table."""
     kind = ANNOTATORS[name]
     reads = tuple(dict.fromkeys(("videos", "clips", *kind.reads)))
-    return Step(name, kind.version, reads, (name,), config)
+    settings = asdict(config)
+    if model := settings.get("model"):
+        embedded = "aesthetics" if name == "aesthetics" else "coca"
+        settings["weights"] = weights_id(model, embedded)
+    return Step(name, kind.version, reads, (name,), settings)
 
 
 @lru_cache(maxsize=4)

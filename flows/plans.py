@@ -27,15 +27,20 @@ from warehouse.store import Store
 def settings_of(plan: Plan) -> dict[str, Any]:
     """The settings, nested by section, that led to a plan; they are the defaults of whatever follows on its tables."""
     config = plan.config
-    sections: dict[str, Any] = {"annotators": {n: config[n] for n in ANNOTATORS if config.get(n)}}
+    annotators = {n: _without_weights(config[n]) for n in ANNOTATORS if config.get(n)}
+    sections: dict[str, Any] = {"annotators": annotators}
     for name in ("scan", "cut"):
         sections |= config.get(name, {})
     if "select" in config:
         sections["selection"] = config["select"]
     encode = {**config.get("encode", {}), **config.get("encode_text", {})}
-    encode.pop("weights", None)
-    sections |= {"encode": encode} if encode else {}
+    sections |= {"encode": _without_weights(encode)} if encode else {}
     return sections | ({"pack": config["pack"]} if "pack" in config else {})
+
+
+def _without_weights(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A step's settings less what the plan adds to them to tell weights apart."""
+    return {name: value for name, value in config.items() if name != "weights"}
 
 
 def selected_earlier(store: Store) -> dict[str, Any]:

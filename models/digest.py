@@ -1,12 +1,15 @@
-"""A name for weights that follows from their values."""
+"""Names for weights that follow from their values, or from their files without loading them."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from torch import nn
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def weights_digest(network: nn.Module, **facts: object) -> str:
@@ -18,3 +21,23 @@ def weights_digest(network: nn.Module, **facts: object) -> str:
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
         digest.update(tensor.numpy().tobytes())
     return digest.hexdigest()
+
+
+def weights_id(name: str, embedded: str) -> str:
+    """What tells weights apart in a table's key, found without loading them: a digest of their files, or a hub's name.
+
+    Args:
+        embedded: which of the embedded models `name` = 'embedded' stands for.
+    """
+    folder = Path(__file__).parent / "embedded"
+    files = [folder / f"{embedded}.json", folder / f"{embedded}.safetensors"] if name == "embedded" else []
+    if Path(name).exists():
+        files = sorted(p for p in [Path(name), *Path(name).rglob("*")] if p.is_file())
+    if not files:
+        return name
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(path.name.encode())
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:16]

@@ -7,17 +7,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-import models.embedded
 from curation.clip_frames import Bucket, Sampled, read_clips, sample
 from curation.engine.work import Outputs, Unit, by_video, in_batches, settled
 from curation.ingest import open_source
 from curation.media import MediaLimits
+from models.digest import weights_id
 from warehouse.errors import MediaError
 from warehouse.ledger import Ledger
 from warehouse.plan import Step
@@ -39,26 +38,6 @@ class EncodeConfig:
     """'embedded', a folder or a hub name, in transformers' layout."""
     caption_shares: tuple[float, float, float] = (0.5, 0.25, 0.25)
     """Shares of clips that take the middle frame's caption, the video's, the summary (SVD, appendix D)."""
-
-
-def weights_id(name: str, embedded: str) -> str:
-    """What tells weights apart in a table's key, found without loading them: a digest of their files, or a hub's name.
-
-    Args:
-        embedded: which of the embedded models `name` = 'embedded' stands for.
-    """
-    folder = Path(models.embedded.__file__).parent
-    files = [folder / f"{embedded}.json", folder / f"{embedded}.safetensors"] if name == "embedded" else []
-    if Path(name).exists():
-        files = sorted(p for p in [Path(name), *Path(name).rglob("*")] if p.is_file())
-    if not files:
-        return name
-    digest = hashlib.sha256()
-    for path in files:
-        digest.update(path.name.encode())
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()[:16]
 
 
 @lru_cache(maxsize=1)

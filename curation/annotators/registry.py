@@ -9,9 +9,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TypeVar
 
+from curation.annotators.aesthetics import AestheticsAnnotator
 from curation.annotators.base import Annotator
+from curation.annotators.captions import CaptionsAnnotator
+from curation.annotators.embeddings import EmbeddingsAnnotator
 from curation.annotators.motion import MotionAnnotator
 from curation.annotators.sharpness import SharpnessAnnotator
+from curation.annotators.similarity import SimilarityAnnotator
+from curation.annotators.summaries import SummariesAnnotator
 from curation.annotators.text_area import TextAreaAnnotator
 from warehouse.errors import SettingsError
 from warehouse.schema import TABLES
@@ -19,7 +24,17 @@ from warehouse.schema import TABLES
 Kind = TypeVar("Kind", bound=type[Annotator])
 
 ANNOTATORS: dict[str, type[Annotator]] = {
-    kind.name: kind for kind in (MotionAnnotator, SharpnessAnnotator, TextAreaAnnotator)
+    kind.name: kind
+    for kind in (
+        MotionAnnotator,
+        TextAreaAnnotator,
+        SharpnessAnnotator,
+        EmbeddingsAnnotator,
+        AestheticsAnnotator,
+        CaptionsAnnotator,
+        SummariesAnnotator,
+        SimilarityAnnotator,
+    )
 }
 
 
