@@ -38,10 +38,10 @@ def _cover(frame: np.ndarray) -> np.ndarray | None:
     """How much of each pixel the most saturated thing covers: float32 (H, W) in [0, 1], None if there is none."""
     levels = frame.astype(np.float32)
     chroma = cv2.GaussianBlur(levels.max(axis=2) - levels.min(axis=2), (0, 0), len(frame) / 128)
-    ground, peak = np.median(chroma), np.percentile(chroma, 98)
-    if peak < _MIN_CHROMA:
+    ground, peak = np.percentile(chroma, (20, 98))
+    if peak < max(_MIN_CHROMA, 1.5 * ground):
         return None
-    middle = max((ground + peak) / 2, _MIN_CHROMA / 2)
+    middle = (ground + peak) / 2
     cover = np.clip((chroma - middle) / (peak - middle) + 0.5, 0, 1)  # half where the edge is
     return _largest_part(cover.astype(np.float32))
 

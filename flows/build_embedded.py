@@ -90,7 +90,11 @@ AESTHETICS = {"embedding": WIDTH, "hidden": 64}
 
 
 def train_autoencoder(num_steps: int = 3600, batch: int = 16) -> None:
-    """Squared and absolute error, a faint KL, and a pull towards latents whose channels are uncorrelated."""
+    """Squared and absolute error, a faint KL, and a pull towards latents of unit covariance between channels.
+
+    Latents are decoded with noise, so that what a sampler gets slightly wrong does little harm; saturated pixels weigh
+    more, because the shape is what a frame is about.
+    """
     from diffusers import AutoencoderKL
 
     from models.embedded.store import store
@@ -102,11 +106,12 @@ def train_autoencoder(num_steps: int = 3600, batch: int = 16) -> None:
     def loss() -> Tensor:
         x = _batch(pool, batch)[0].contiguous(memory_format=torch.channels_last)
         posterior = network.encode(x).latent_dist
-        error = network.decode(posterior.sample()).sample - x
+        noise = 0.2 * torch.rand(batch, 1, 1, 1) * torch.randn_like(posterior.mean)
+        error = network.decode(posterior.sample() + noise).sample - x
+        weight = 1 + 0.75 * (x.amax(dim=1, keepdim=True) - x.amin(dim=1, keepdim=True))
+        fidelity = (weight * (4 * error.square() + 0.5 * error.abs())).mean()
         kl = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean()
-        return (
-            4 * error.square().mean() + 0.5 * error.abs().mean() + 1e-3 * kl + 0.02 * _colour(posterior.mean)
-        )
+        return fidelity + 5e-4 * kl + 0.02 * _colour(posterior.mean)
 
     _fit(network, loss, num_steps, peak_lr=2e-3)
     _unit_latents(network, _normalised(pictures(random_shots(512, seed=4))))
@@ -125,7 +130,9 @@ def train_coca(num_steps: int = 3000, batch: int = 64) -> None:
 
     torch.manual_seed(0)
     coca = build_coca(COCA)
-    nn.init.normal_(coca.model.text_decoder.text_projection, std=WIDTH**-0.5)  # open_clip leaves it as memory was
+    nn.init.normal_(
+        coca.model.text_decoder.text_projection, std=WIDTH**-0.5
+    )  # open_clip leaves it as memory was
     both = nn.ModuleList([coca.model, build_aesthetics(AESTHETICS)])
     shots = random_shots(16000, seed=11)
     pool, score = pictures(shots), _appeals(shots)
@@ -255,7 +262,7 @@ def _fit(network: nn.Module, loss: Callable[[], Tensor], num_steps: int, peak_lr
             torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - keep)
         if step % 50 == 0 or step == num_steps - 1:
             log.info(
-                "step %d of %d: loss %.4f, %.0f s", step, num_steps, float(value), time.monotonic() - begun
+                "step %d of %d: loss %.4f, %.0f s", step, num_steps, value.item(), time.monotonic() - begun
             )
     network.load_state_dict(average.state_dict())
 

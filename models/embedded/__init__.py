@@ -2,20 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from models.embedded.aesthetics import load_aesthetics
+from models.embedded.autoencoder import load_autoencoder
+from models.embedded.coca import EmbeddedCoCa, greedy_caption, load_coca
 
-if TYPE_CHECKING:
-    from diffusers import AutoencoderKL
-
-__all__ = ["load_autoencoder"]
-
-
-def load_autoencoder() -> AutoencoderKL:
-    """The f8 autoencoder with 4 latent channels, in diffusers' class, float32, in evaluation mode."""
-    from diffusers import AutoencoderKL
-
-    from models.embedded.store import load_weights, read_config
-
-    network = AutoencoderKL.from_config(read_config("autoencoder"))
-    load_weights("autoencoder", network)
-    return network.eval()
+__all__ = ["EmbeddedCoCa", "greedy_caption", "load_aesthetics", "load_autoencoder", "load_coca"]

@@ -1,0 +1,130 @@
+"""The text encoder wrapper against transformers' own calls, and what can be read from the embedded one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from curation.sample_reel import COLOURS, MOTIONS, SHAPES, random_shots
+from models.text_encoder import load_text_encoder
+from warehouse.errors import WeightsError
+
+TEXTS = ["a red circle", "a blue star on a noisy background", ""]
+
+
+@pytest.fixture(scope="module")
+def embedded():
+    return load_text_encoder()
+
+
+def save_tokenizer(folder, end="</s>"):
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    words = ["<pad>", end, "<unk>", *" ".join(TEXTS).split()]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(dict.fromkeys(words))}, "<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(single=f"$A {end}", special_tokens=[(end, 1)])
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token=end, unk_token="<unk>"
+    )
+    fast.save_pretrained(folder)
+    return fast
+
+
+@torch.no_grad()
+def test_t5_from_a_folder_is_transformers_own(tmp_path):
+    from transformers import T5Config, T5EncoderModel
+
+    torch.manual_seed(0)
+    network = T5EncoderModel(
+        T5Config(vocab_size=32, d_model=16, d_ff=32, d_kv=8, num_layers=2, num_heads=2)
+    ).eval()
+    network.save_pretrained(tmp_path)
+    tokenizer = save_tokenizer(tmp_path)
+    encoder = load_text_encoder(str(tmp_path), max_length=12)
+    tokens, mask = encoder.encode(TEXTS)
+    assert (encoder.width, encoder.max_length) == (16, 12)
+    assert tokens.shape == (3, 12, 16) and tokens.dtype == torch.float32 and mask.dtype == torch.bool
+    for text, row, counted in zip(TEXTS, tokens, mask, strict=True):
+        alone = network(
+            **tokenizer(text, return_tensors="pt", return_token_type_ids=False)
+        ).last_hidden_state[0]
+        torch.testing.assert_close(row[counted], alone)
+        assert not row[~counted].any()
+
+
+@torch.no_grad()
+def test_clip_from_the_subfolders_of_a_pipeline_is_cut_to_its_positions(tmp_path):
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    torch.manual_seed(0)
+    config = CLIPTextConfig(
+        vocab_size=32,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=10,
+        eos_token_id=1,
+        pad_token_id=0,
+        bos_token_id=2,
+    )
+    network = CLIPTextModel(config).eval()
+    network.save_pretrained(tmp_path / "text_encoder")
+    tokenizer = save_tokenizer(tmp_path / "tokenizer")
+    encoder = load_text_encoder(str(tmp_path), subfolder="text_encoder", tokenizer_subfolder="tokenizer")
+    tokens, mask = encoder.encode([*TEXTS, "red " * 30])
+    assert tokens.shape == (4, 10, 16) and mask[3].all()
+    alone = network(
+        **tokenizer(TEXTS[1], return_tensors="pt", return_token_type_ids=False)
+    ).last_hidden_state[0]
+    torch.testing.assert_close(tokens[1][mask[1]], alone)
+
+
+def test_the_digest_follows_weights_vocabulary_and_length(tmp_path):
+    from transformers import T5Config, T5EncoderModel
+
+    digests = set()
+    for seed, length, end in ((0, 12, "</s>"), (1, 12, "</s>"), (0, 13, "</s>"), (0, 12, "<end>")):
+        torch.manual_seed(seed)
+        T5EncoderModel(
+            T5Config(vocab_size=32, d_model=8, d_ff=8, d_kv=4, num_layers=1, num_heads=2)
+        ).save_pretrained(tmp_path)
+        save_tokenizer(tmp_path, end)
+        digests.add(load_text_encoder(str(tmp_path), max_length=length).digest)
+    assert len(digests) == 4
+    assert load_text_encoder(str(tmp_path), max_length=length).digest in digests
+
+
+def test_unreadable_encoders_are_named(tmp_path):
+    with pytest.raises(
+        WeightsError, match="expected a hub id or a folder with config, weights and tokenizer"
+    ):
+        load_text_encoder(str(tmp_path / "nothing"))
+    from transformers import BertConfig
+
+    BertConfig().save_pretrained(tmp_path)
+    with pytest.raises(WeightsError, match="holds a bert: expected one of clip"):
+        load_text_encoder(str(tmp_path))
+
+
+def test_embedded_tokens_are_masked_and_independent_of_the_batch(embedded):
+    tokens, mask = embedded.encode(TEXTS)
+    assert tokens.shape == (3, embedded.max_length, embedded.width)
+    assert mask.sum(dim=1).tolist() == [5, 9, 2]  # words with start and end
+    assert not tokens[~mask].any()
+    torch.testing.assert_close(embedded.encode(TEXTS[1:2])[0], tokens[1:2])
+    torch.testing.assert_close(embedded.null()[0], tokens[2:])
+
+
+def test_shape_colour_and_motion_are_linearly_readable_from_the_embedded_tokens(embedded):
+    shots = random_shots(600, seed=41)
+    tokens, mask = embedded.encode([shot.caption for shot in shots])
+    features = (tokens.sum(1) / mask.sum(1, keepdim=True)).numpy()
+    features = np.concatenate([features, np.ones((len(shots), 1))], axis=1)
+    for field, names in (("shape", SHAPES), ("colour", COLOURS), ("motion", MOTIONS)):
+        truth = np.array([list(names).index(getattr(shot, field)) for shot in shots])
+        probe = np.linalg.lstsq(features[:400], np.eye(len(names))[truth[:400]], rcond=1e-4)[0]
+        assert ((features[400:] @ probe).argmax(1) == truth[400:]).mean() >= 0.98
