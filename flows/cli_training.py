@@ -79,12 +79,15 @@ def train(
     from training.recipes import recipe_from
 
     changes = {recipe_from(recipe).stage: dict(map(parse_setting, set_))} if set_ else None
-    flags = console.flags_on(
-        config, None, warehouse=warehouse, dataset=dataset, runs=runs, processes=processes, recipes=changes
+    flags = console.flags_of(
+        None, warehouse=warehouse, dataset=dataset, runs=runs, processes=processes, recipes=changes
     )
+    settings = load_settings(flags, toml=config)
+    if not (settings.dataset and settings.runs):
+        console.require(settings, "warehouse", "use --warehouse, or --dataset and --runs")
     with console.progress():
         if recipe in FLOWS and init_from is None:
-            params = TrainParams.of(load_settings(flags, toml=config), config)
+            params = TrainParams.of(settings, config)
             folder = Path(console.as_flow(FLOWS[recipe])(params))
         else:
             folder = train_to(recipe, flags, config, init_from)

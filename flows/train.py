@@ -14,7 +14,7 @@ from prefect import flow
 
 from flows.plans import current_settings
 from flows.prepare import encode_kept, pack_kept
-from flows.settings import Settings, TrainParams
+from flows.settings import Settings, TrainParams, load_settings
 from tasks.progress import note
 from tasks.training import train_stage
 from training.job import Job
@@ -69,13 +69,14 @@ def train_chain(
     init_from: str | None = None,
 ) -> list[Path]:
     """Trains stages one after the other, each from the weights of the one before; returns the folders of their runs."""
-    settings, store, current = current_settings(flags, toml)
-    dataset, root = settings.dataset or _dataset(settings, store, current), runs_folder(settings)
+    settings = load_settings(flags, toml=toml)
+    recipes = [recipe_of(name, settings) for name in stages]
+    dataset = settings.dataset or _dataset(*current_settings(flags, toml))
+    root = runs_folder(settings)
     folders: list[Path] = []
-    for name in stages:
-        earlier = str(folders[-1]) if folders else init_from
-        job = Job(recipe_of(name, settings), dataset, earlier)
-        folders.append(train_stage(job.recipe.stage, job, root, settings.processes))
+    for recipe in recipes:
+        job = Job(recipe, dataset, str(folders[-1]) if folders else init_from)
+        folders.append(train_stage(recipe.stage, job, root, settings.processes))
     return folders
 
 

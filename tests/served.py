@@ -24,7 +24,7 @@ def clean_environment(home: Path, **more: str) -> dict[str, str]:
     kept = {
         k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "CUTROOM_")) and k != "PROFILE"
     }
-    return kept | {"PREFECT_HOME": str(home)} | more
+    return kept | {"PREFECT_HOME": str(home), "OMP_NUM_THREADS": "1"} | more
 
 
 @cache
@@ -54,3 +54,16 @@ def cutroom(*arguments: object, env: dict[str, str], cwd: Path = ROOT) -> subpro
     """Runs the command line as a user does."""
     command = [sys.executable, "-m", "flows.cli", *map(str, arguments)]
     return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=300)
+
+
+def processes_with(text: str) -> list[int]:
+    """Processes whose command line holds a text."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            command = path.read_bytes().decode(errors="replace")
+        except OSError:
+            continue
+        if text in command:
+            found.append(int(path.parent.name))
+    return found

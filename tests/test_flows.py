@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
+import packed
 import polars as pl
 import pytest
 import served
@@ -92,6 +95,84 @@ def test_a_flow_needs_no_server_that_somebody_started(reel: Path, tmp_path: Path
     done = subprocess.run(command, env=env, cwd=served.ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout.split()[-1]) > 0
+
+
+def tiny(**more: object) -> str:
+    """Recipes that train in seconds on the datasets of `packed`, as the environment takes them."""
+    network = {"width": 8, "head_dim": 8, "text_dim": 6}
+    sizes = {
+        "num_samples": 16,
+        "batch_size": 4,
+        "warmup_samples": 4,
+        "log_every_steps": 1,
+        "evaluate_clips": 4,
+    }
+    return json.dumps({name: {"network": network, **sizes, **more} for name in ("images", "video")})
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("packed") / "set"
+    packed.write(path, packed.rows(24))
+    return path
+
+
+def test_a_stage_trains_what_it_builds_on_and_shows_its_losses(
+    env: dict[str, str], dataset: Path, tmp_path: Path
+) -> None:
+    train = ("train", "video", "--dataset", dataset, "--runs", tmp_path / "runs", "--json")
+    done = served.cutroom(*train, env=env | {"CUTROOM_RECIPES": tiny()})
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    folders = {p.name.rsplit("-", 1)[0]: p for p in (tmp_path / "runs").iterdir()}
+    assert set(folders) == {"images", "video"}
+    assert (result["run"], result["samples"]) == (str(folders["video"]), 16)
+    described = json.loads((folders["video"] / "run.json").read_text())
+    assert described["paths"]["init_from"] == str(folders["images"])
+
+    (run,) = runs_of(env, "train-stage-2")
+    assert run["state_type"] == "COMPLETED"
+    artifacts = served.ask(
+        env["PREFECT_API_URL"], "artifacts/filter", flow_runs={"id": {"any_": [run["id"]]}}
+    )
+    curves = {a["key"]: json.loads(a["data"]) for a in artifacts if a["key"]}
+    assert set(curves) == {"loss-images", "loss-video"}
+    assert [row["samples"] for row in curves["loss-video"]] == [4, 8, 12, 16]
+
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").rglob("weights*")}
+    again = served.cutroom(*train, env=served.clean_environment(tmp_path, CUTROOM_RECIPES=tiny()))
+    assert json.loads(again.stdout) == result
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").rglob("weights*")} == before
+
+
+def test_a_wrong_setting_is_found_before_anything_is_trained(dataset: Path, tmp_path: Path) -> None:
+    env = served.clean_environment(tmp_path / "home", CUTROOM_RECIPES=tiny())
+    place = ("--dataset", dataset, "--runs", tmp_path / "runs")
+    done = served.cutroom("train", "video", *place, "--set", "lrr=1", env=env)
+    assert (done.returncode, "recipes.video has no setting 'lrr'" in done.stderr) == (2, True), done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.long
+def test_a_stopped_training_leaves_no_process_and_goes_on_where_it_was(
+    env: dict[str, str], dataset: Path, tmp_path: Path
+) -> None:
+    slow = env | {"CUTROOM_RECIPES": tiny(num_samples=40_000, checkpoint_every_steps=50)}
+    command = [sys.executable, "-m", "flows.cli", "train", "images", "--dataset", str(dataset)]
+    command += ["--runs", str(tmp_path / "runs")]
+    child = subprocess.Popen(command, env=slow, cwd=served.ROOT, stderr=subprocess.PIPE, text=True)
+    while (
+        not (metrics := list(tmp_path.glob("runs/*/metrics.jsonl"))) or '"step"' not in metrics[0].read_text()
+    ):
+        assert child.poll() is None, child.stderr.read()
+        time.sleep(0.2)
+    trainers = served.processes_with(str(tmp_path / "runs"))
+    child.send_signal(signal.SIGINT)
+    _, said = child.communicate(timeout=60)
+    assert (child.returncode, "the same command again goes on" in said) == (1, True), said
+    assert len(trainers) > 1
+    assert not served.processes_with(str(tmp_path / "runs"))
+    assert list(tmp_path.glob("runs/*/checkpoints/*.ckpt")), "it saved before it ended"
 
 
 @pytest.mark.parametrize(
