@@ -47,13 +47,12 @@ def _cover(frame: np.ndarray) -> np.ndarray | None:
 
 
 def _largest_part(cover: np.ndarray) -> np.ndarray | None:
-    """Drop specks; None where what is left is too small or too large for a shape."""
+    """Drop all but the largest part; None where it is too small or too large for a shape."""
     _, labels, stats, _ = cv2.connectedComponentsWithStats((cover > 0.3).astype(np.uint8), connectivity=8)
     areas = stats[1:, cv2.CC_STAT_AREA]
     if len(areas) == 0 or not _MIN_AREA < areas.max() / cover.size < _MAX_AREA:
         return None
-    kept = 1 + np.flatnonzero(areas > 0.2 * areas.max())  # letters may cut a shape in parts
-    return cover * np.isin(labels, kept)
+    return cover * (labels == 1 + areas.argmax())
 
 
 def _nearest_colour(frame: np.ndarray, cover: np.ndarray) -> str | None:
