@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -13,10 +13,10 @@ import polars as pl
 from curation.annotators.base import Annotator, Clip, Done, Failed, GridFrame, Outcome
 from curation.annotators.registry import ANNOTATORS
 from curation.engine.work import Outputs, Unit, by_video, in_batches, settled
-from models.digest import weights_id
+from models.digest import local_weights, weights_id
 from warehouse.errors import CutroomError
 from warehouse.ledger import Ledger
-from warehouse.plan import Step
+from warehouse.plan import Step, key_settings
 from warehouse.schema import TABLES
 
 
@@ -24,11 +24,20 @@ def annotate_step(name: str, config: Any) -> Step:
     """The step that fills an annotator's table."""
     kind = ANNOTATORS[name]
     reads = tuple(dict.fromkeys(("videos", "clips", *kind.reads)))
-    settings = asdict(config)
-    if model := settings.get("model"):
-        embedded = "aesthetics" if name == "aesthetics" else "coca"
-        settings["weights"] = weights_id(model, embedded)
+    settings = key_settings(config)
+    embedded = "aesthetics" if name == "aesthetics" else "coca"
+    if weights := {value: weights_id(value, embedded) for value in _names_of_weights(settings)}:
+        settings["weights"] = weights
     return Step(name, kind.version, reads, (name,), settings)
+
+
+def _names_of_weights(settings: Mapping[str, Any]) -> Iterator[str]:
+    """Settings, at any depth, that stand for weights which can change under one name: the embedded ones, and paths."""
+    for value in settings.values():
+        if isinstance(value, Mapping):
+            yield from _names_of_weights(value)
+        elif isinstance(value, str) and value and (value == "embedded" or local_weights(value).exists()):
+            yield value
 
 
 @lru_cache(maxsize=4)

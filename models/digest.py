@@ -31,8 +31,9 @@ def weights_id(name: str, embedded: str) -> str:
     """
     folder = Path(__file__).parent / "embedded"
     files = [folder / f"{embedded}.json", folder / f"{embedded}.safetensors"] if name == "embedded" else []
-    if Path(name).exists():
-        files = sorted(p for p in [Path(name), *Path(name).rglob("*")] if p.is_file())
+    path = local_weights(name)
+    if path.exists():
+        files = sorted(p for p in [path, *path.rglob("*")] if p.is_file())
     if not files:
         return name
     digest = hashlib.sha256()
@@ -41,3 +42,8 @@ def weights_id(name: str, embedded: str) -> str:
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()[:16]
+
+
+def local_weights(name: str) -> Path:
+    """The file or folder that a name of weights would be, with or without open_clip's ``local-dir:`` before it."""
+    return Path(name.removeprefix("local-dir:")).expanduser()

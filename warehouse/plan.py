@@ -30,6 +30,17 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{value!r} of type {type(value).__name__} cannot be part of a key; use plain values")
 
 
+def key_settings(config: Any) -> Any:
+    """A config as plain values, less the fields that change how fast rows come but never what they say.
+
+    Those carry ``in_key: False`` in their field's metadata.
+    """
+    if not dataclasses.is_dataclass(config) or isinstance(config, type):
+        return config
+    fields = [f for f in dataclasses.fields(config) if f.metadata.get("in_key", True)]
+    return {f.name: key_settings(getattr(config, f.name)) for f in fields}
+
+
 @dataclass(frozen=True)
 class Step:
     """What a step reads, writes and depends on. The last table written is the one whose rows say what is settled."""
