@@ -79,6 +79,16 @@ def test_epochs_and_seeds_shuffle_anew_and_rows_travel_across_groups():
     assert len({group for group, _ in first[:10]}) > 1
 
 
+def test_rows_are_shuffled_anew_in_every_epoch_and_bucket():
+    orders: dict[tuple, list] = {}
+    for plan in islice(BatchOrder({"a": [40], "b": [40]}, 10, 0).plans(), 16):
+        for bucket, epoch, _, row in samples(plan):
+            orders.setdefault((bucket, epoch), []).append(row)
+    whole = [rows for rows in orders.values() if len(rows) == 40]
+    assert len(whole) >= 3
+    assert len(set(map(tuple, whole))) == len(whole)
+
+
 def test_a_batch_that_ranks_do_not_divide_is_an_error(tmp_path):
     packed.write(tmp_path / "set", packed.rows(20))
     dataset = PackedDataset.open(tmp_path / "set")
