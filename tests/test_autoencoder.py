@@ -146,7 +146,7 @@ def test_embedded_latents_are_eight_times_smaller_with_unit_channels(embedded):
 
 @pytest.mark.parametrize("side_px", [64, 96])
 def test_embedded_keeps_25_db_of_unseen_shots(embedded, side_px):
-    shots = random_shots(128, seed=987)
+    shots = random_shots(96, seed=987)
     x = (
         torch.from_numpy(np.stack([render(shot, side_px, 1) for shot in shots])).permute(0, 1, 4, 2, 3)
         / 127.5

@@ -26,7 +26,7 @@ def clean_shots(n, seed):
 
 @pytest.mark.parametrize("side_px", [64, 128])
 def test_clean_shots_are_read_right_at_any_moment(side_px):
-    shots = clean_shots(200, seed=31)
+    shots = clean_shots(120, seed=31)
     for moment in (0, 2, 4):
         assert agreement(shots, [render(shot, side_px, 5)[moment] for shot in shots]) >= 0.97
 
@@ -59,7 +59,7 @@ def test_what_a_video_codec_and_small_letters_leave_is_enough():
 def test_reconstructions_of_the_embedded_autoencoder_are_read_right():
     import torch
 
-    shots = clean_shots(160, seed=33)
+    shots = clean_shots(128, seed=33)
     autoencoder = load_autoencoder()
     x = (
         torch.from_numpy(np.stack([render(shot, 64, 3)[:1] for shot in shots])).permute(0, 1, 4, 2, 3) / 127.5

@@ -42,7 +42,7 @@ def coloured(frame):
 @pytest.fixture(scope="module")
 def reel(tmp_path_factory):
     folder = tmp_path_factory.mktemp("reel")
-    return folder, make_reel(folder, num_films=3, shots_per_film=9, seed=5, num_workers=2)
+    return folder, make_reel(folder, num_films=2, shots_per_film=11, seed=5, num_workers=2)
 
 
 def test_every_kind_of_shot_is_drawn():
@@ -191,7 +191,7 @@ def test_faults_come_in_their_shares_and_show():
 
 def test_the_same_seed_writes_the_same_bytes(reel, tmp_path):
     folder, films = reel
-    make_film(films[0], tmp_path)
-    assert (tmp_path / films[0].file).read_bytes() == (folder / films[0].file).read_bytes()
-    assert sorted(path.name for path in tmp_path.iterdir()) == [films[0].file]
-    assert plan_film("film_000.mp4", 9, seed=1) != films[0]
+    make_film(films[1], tmp_path)
+    assert (tmp_path / films[1].file).read_bytes() == (folder / films[1].file).read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [films[1].file]
+    assert plan_film("film_000.mp4", 11, seed=1) != films[0]
