@@ -1,4 +1,4 @@
-"""Makes the embedded models from generated footage: `python -m flows.build_embedded [autoencoder] [coca] [aesthetics]`.
+"""Makes the embedded models from generated footage: `python -m flows.build_embedded [autoencoder] [coca]`.
 
 Nothing is downloaded. Every number follows from the seeds below (to rounding: the order of sums depends on the number of
 threads).
@@ -28,6 +28,7 @@ from curation.reel_shots import (
     random_shots,
     render_moments,
 )
+from warehouse.errors import SettingsError
 
 log = logging.getLogger("cutroom.build_embedded")
 
@@ -111,7 +112,7 @@ def train_autoencoder(num_steps: int = 3600, batch: int = 16) -> None:
         weight = 1 + 0.75 * (x.amax(dim=1, keepdim=True) - x.amin(dim=1, keepdim=True))
         fidelity = (weight * (4 * error.square() + 0.5 * error.abs())).mean()
         kl = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean()
-        return fidelity + 5e-4 * kl + 0.02 * _colour(posterior.mean)
+        return fidelity + 5e-4 * kl + 0.02 * _unlike_white(posterior.mean)
 
     _fit(network, loss, num_steps, peak_lr=2e-3)
     _unit_latents(network, _normalised(pictures(random_shots(512, seed=4))))
@@ -222,7 +223,7 @@ def _contrast(seen_BD: Tensor, said_BD: Tensor, same_BB: Tensor, scale: Tensor) 
     return (F.cross_entropy(logits_BB, target_BB) + F.cross_entropy(logits_BB.T, target_BB)) / 2
 
 
-def _colour(z_BCHW: Tensor) -> Tensor:
+def _unlike_white(z_BCHW: Tensor) -> Tensor:
     """How far the covariance between channels is from the identity."""
     z_CN = z_BCHW.transpose(0, 1).flatten(1)
     return (torch.cov(z_CN) - torch.eye(len(z_CN))).square().mean()
@@ -267,12 +268,17 @@ def _fit(network: nn.Module, loss: Callable[[], Tensor], num_steps: int, peak_lr
     network.load_state_dict(average.state_dict())
 
 
+MAKERS = {"autoencoder": train_autoencoder, "coca": train_coca}
+
+
 def main(names: Sequence[str]) -> None:
-    """Make the models named, or all."""
+    """Make the models named, or all; the aesthetics head is made along with coca, on whose embedding it sits."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    makers = {"autoencoder": train_autoencoder, "coca": train_coca}
-    for name in names or makers:
-        makers[name]()
+    unknown = sorted(set(names) - set(MAKERS))
+    if unknown:
+        raise SettingsError(f"unknown models {', '.join(unknown)}: expected some of {', '.join(MAKERS)}")
+    for name in names or MAKERS:
+        MAKERS[name]()
 
 
 if __name__ == "__main__":
