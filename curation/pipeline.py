@@ -59,7 +59,12 @@ def shard_works(config: CurationConfig) -> Iterator[Work]:
 
 def make_plan(config: CurationConfig, *further: Step) -> Plan:
     """The plan of a curation: its steps, the selection, and further ones (encoding) that read their tables."""
-    steps = [GIVE, HASH, ASSIGN, *(w.step for w in shard_works(config)), select_step(config.selection), *further]
+    steps = [
+        GIVE,
+        HASH,
+        ASSIGN,
+        *(w.step for w in shard_works(config)),
+        select_step(config.selection),
+        *further,
+    ]
     return Plan.of(steps)
-
-
