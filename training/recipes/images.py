@@ -9,10 +9,10 @@ from training.recipe import Recipe
 def images() -> Recipe:
     return Recipe(
         stage="images",
-        network=VideoUNetConfig(width=32, temporal=False),
+        network=VideoUNetConfig(width=32, temporal=False, attention=(True, True)),
         single_frames=True,
-        num_samples=40_000,
-        batch_size=64,
+        num_samples=48_000,
+        batch_size=32,
         lr=2e-3,
         lr_decay="cosine",
         warmup_samples=1_000,
