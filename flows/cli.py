@@ -9,7 +9,7 @@ from types import FrameType
 import typer
 
 from flows import cli_curation, cli_demo, cli_inspect, cli_training
-from flows.console import fail, quiet_prefect
+from flows.console import fail, prepare_process
 from warehouse.errors import CutroomError, SettingsError
 
 app = typer.Typer(
@@ -30,7 +30,7 @@ _INTERRUPTED = 130
 def main() -> None:
     """Runs the command line and ends the process."""
     signal.signal(signal.SIGTERM, _stop)
-    quiet_prefect()
+    prepare_process()
     try:
         app()
     except SettingsError as error:

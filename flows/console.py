@@ -156,10 +156,13 @@ def as_flow(flow: Any) -> Callable[..., Any]:
     return flow if get_current_settings().api.url else flow.fn
 
 
-def quiet_prefect() -> None:
-    """Prefect's log lines would tear the bars apart; whoever wants them sets PREFECT_LOGGING_LEVEL."""
-    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
+def prepare_process() -> None:
+    """Sets what libraries read when they are loaded, unless it is set."""
+    # Prefect's log lines would tear the bars apart, and errors end the command with a message of its own.
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    # Beside any other load, threads that spin while they wait made torch 20 times as slow.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def fail(message: str, code: int) -> None:

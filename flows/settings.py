@@ -12,9 +12,9 @@ import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
 
 from curation.annotators.registry import ANNOTATORS
 from curation.clips import ClipConfig
@@ -45,6 +45,11 @@ class Section(BaseModel):
     )
 
 
+def _one_or_more(value: Any) -> Any:
+    """A single text stands for a list of one."""
+    return (value,) if isinstance(value, str) else value
+
+
 def _cores() -> int:
     return len(os.sched_getaffinity(0))
 
@@ -61,7 +66,7 @@ AnnotatorSettings: type[Section] = create_model(
 class CurateSettings(Section):
     """What a curation run needs."""
 
-    footage: tuple[str, ...] = ("cutroom-demo/reel",)
+    footage: Annotated[tuple[str, ...], BeforeValidator(_one_or_more)] = ("cutroom-demo/reel",)
     """Video files, folders (searched recursively) or object-store prefixes."""
     warehouse: str = "cutroom-demo/warehouse"
     """Folder or object-store prefix that holds the tables."""

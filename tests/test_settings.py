@@ -87,6 +87,8 @@ def test_values_of_the_environment_are_lists_tables_or_texts() -> None:
     assert settings.scan.level_fps == (None, 4.0)
     assert settings.selection == SelectionConfig("12", (Filter("motion", limit=0.5),))
     assert settings.retry_failed is True
+    assert load(None, None, CUTROOM_FOOTAGE="films").footage == ("films",)
+    assert load(None, None, CUTROOM_FOOTAGE='["films", "more"]').footage == ("films", "more")
 
 
 @pytest.mark.parametrize(
