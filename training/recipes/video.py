@@ -15,7 +15,7 @@ def video() -> Recipe:
         stage="video",
         network=replace(first.network, temporal=True),
         single_frames=False,
-        num_samples=2_400,
+        num_samples=1_600,
         batch_size=8,
         lr=1e-3,
         warmup_samples=80,
