@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import polars as pl
-from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from curation.selection import Threshold
 from curation.verdicts import Selected
@@ -14,6 +17,7 @@ from tasks.tracking import in_flow_run
 
 _BARS = " ▁▂▃▄▅▆▇█"
 _BINS = 40
+_PICTURE_PX = 1024
 
 
 def show_states(states: Mapping[str, Mapping[str, int]]) -> None:
@@ -54,15 +58,37 @@ def histogram(threshold: Threshold, values: pl.Series) -> str:
     return f"**{threshold.score}** ({len(known)} clips)\n\n```\n" + "\n".join(lines) + "\n```"
 
 
-def show_link(uri: str, key: str, text: str) -> None:
-    """A link to a file that a run made."""
+def show_picture(path: Path, key: str, text: str) -> None:
+    """A picture file, inside the page itself, since a browser may not open files; and where it lies."""
     if in_flow_run():
-        create_link_artifact(uri, text, key)
+        from PIL import Image
+
+        small = io.BytesIO()
+        with Image.open(path) as picture:
+            picture.thumbnail((_PICTURE_PX, _PICTURE_PX))
+            picture.convert("RGB").save(small, "JPEG", quality=80)
+        create_markdown_artifact(f"{_inline('jpeg', small.getvalue())}\n\n`{path.resolve()}`", key, text)
 
 
-def show_losses(stage: str, rows: Sequence[Mapping[str, object]]) -> None:
-    """A table of a stage's losses as training went on."""
+def show_losses(stage: str, rows: Sequence[Mapping[str, float]]) -> None:
+    """The curve of a stage's loss over the samples that it has seen, and the numbers below."""
     if in_flow_run() and rows:
-        create_table_artifact(
-            [dict(r) for r in rows], f"loss-{stage}".replace("_", "-"), f"Losses of {stage}"
-        )
+        key = f"loss-{stage}".replace("_", "-").lower()
+        create_markdown_artifact(losses(rows), key, f"Loss of {stage}")
+
+
+def losses(rows: Sequence[Mapping[str, float]]) -> str:
+    """A drawing of `loss` over `samples`, from the axes' zero, and a table of all columns."""
+    last, top = rows[-1]["samples"], max(row["loss"] for row in rows)
+    points = " ".join(f"{600 * r['samples'] / last:.1f},{200 - 190 * r['loss'] / top:.1f}" for r in rows)
+    curve = f'<polyline points="{points}" fill="none" stroke="#3b82f6" stroke-width="2"/>'
+    axes = '<path d="M0 0V200H600" fill="none" stroke="#888"/>'
+    svg = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="-2 -2 606 206" width="606">{axes}{curve}</svg>'
+    names = list(rows[0])
+    lines = [names, ["---:"] * len(names), *([f"{row[n]:.5g}" for n in names] for row in rows)]
+    table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    return f"{_inline('svg+xml', svg.encode())}\n\nLoss from 0 to {top:.4g}, samples from 0 to {last:g}\n\n{table}"
+
+
+def _inline(kind: str, data: bytes) -> str:
+    return f"![](data:image/{kind};base64,{base64.b64encode(data).decode()})"

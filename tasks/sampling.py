@@ -63,7 +63,7 @@ def sample_run(
     progress.finish()
     frames_BTHWC = np.concatenate(frames)
     _write(out, prompts, frames_BTHWC, encode.fps)
-    artifacts.show_link((out / SHEET).resolve().as_uri(), "contact-sheet", "Middle frames of all samples")
+    artifacts.show_picture(out / SHEET, "contact-sheet", "Middle frames of all samples")
     return Sampled(out, tuple(prompts), frames_BTHWC)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import signal
 import subprocess
@@ -17,7 +18,7 @@ import served
 
 from curation.sample_reel import make_reel
 from curation.selection import Threshold
-from tasks.artifacts import histogram
+from tasks.artifacts import histogram, losses
 from tasks.windows import MAX_TASK_RUNS, windows
 
 
@@ -135,9 +136,10 @@ def test_a_stage_trains_what_it_builds_on_and_shows_its_losses(
     artifacts = served.ask(
         env["PREFECT_API_URL"], "artifacts/filter", flow_runs={"id": {"any_": [run["id"]]}}
     )
-    curves = {a["key"]: json.loads(a["data"]) for a in artifacts if a["key"]}
+    curves = {a["key"]: a["data"] for a in artifacts if a["key"]}
     assert set(curves) == {"loss-images", "loss-video"}
-    assert [row["samples"] for row in curves["loss-video"]] == [4, 8, 12, 16]
+    rows = [line.split(" | ")[0] for line in curves["loss-video"].splitlines() if line.startswith("|")]
+    assert rows == ["| samples", "| ---:", "| 4", "| 8", "| 12", "| 16"]
 
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").rglob("weights*")}
     again = served.cutroom(*train, env=served.clean_environment(tmp_path, CUTROOM_RECIPES=tiny()))
@@ -185,6 +187,13 @@ def test_windows_hold_every_shard_once_and_are_never_too_many(shards: int, size:
     assert len(made) * steps <= MAX_TASK_RUNS
     assert all(len(w.shards) >= min(size, shards) for w in made[:-1])
     assert [w.number for w in made] == list(range(1, len(made) + 1))
+
+
+def test_a_curve_is_drawn_to_scale() -> None:
+    text = losses([{"samples": 50, "loss": 2.0}, {"samples": 100, "loss": 1.0}])
+    svg = base64.b64decode(text.split("base64,")[1].split(")")[0]).decode()
+    assert 'points="300.0,10.0 600.0,105.0"' in svg
+    assert text.endswith("| 50 | 2 |\n| 100 | 1 |")
 
 
 def test_a_histogram_shows_where_the_threshold_lies() -> None:
