@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -97,7 +98,10 @@ def _cell(value: Any) -> str:
 
 
 class Bars:
-    """Draws one bar per step on standard error; plain lines where that is no terminal."""
+    """Draws one bar per step on standard error; where that is no terminal, a line now and then."""
+
+    LINE_S = 10.0
+    """Least time between two lines of one step."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -112,24 +116,29 @@ class Bars:
 
         self.console = Console(stderr=True)
         columns = (
-            TextColumn("{task.description:<14}"),
+            TextColumn("{task.description:<18}"),
             BarColumn(),
             TaskProgressColumn(),
             TimeElapsedColumn(),
         )
         self.progress = Progress(*columns, console=self.console, disable=not self.console.is_terminal)
         self._bars: dict[str, TaskID] = {}
-        self._finished: set[str] = set()
+        self._said: dict[str, tuple[float, float]] = {}
 
     def update(self, label: str, done: float, total: float) -> None:
         """Moves a step's bar."""
         if label not in self._bars:
             self._bars[label] = self.progress.add_task(label, total=total)
         self.progress.update(self._bars[label], completed=done, total=total)
-        if done >= total and label not in self._finished:
-            self._finished.add(label)
-            if not self.console.is_terminal:
-                self.console.print(f"{label}: done", highlight=False)
+        if not self.console.is_terminal:
+            self._say(label, done / total)
+
+    def _say(self, label: str, share: float) -> None:
+        said_s, said = self._said.get(label, (0.0, 0.0))
+        now = time.monotonic()
+        if said < 1 and (share >= 1 or now - said_s >= self.LINE_S):
+            self._said[label] = now, share
+            self.note(f"{label}: {'done' if share >= 1 else f'{share:.0%}'}")
 
     def note(self, text: str) -> None:
         """Prints a sentence above the bars."""

@@ -20,7 +20,7 @@ from flows.report import write_report
 from flows.sample import captions
 from flows.settings import Section, load_settings, nest
 from flows.train import STAGES, train_chain
-from tasks.progress import note
+from tasks.progress import Progress, note
 from tasks.sampling import Sampled, sample_run
 from tasks.tracking import step
 from training.sample import Sampling
@@ -94,8 +94,11 @@ def _flags(params: DemoParams, footage: Path, out: Path) -> dict[str, Any]:
 @step(name="reel", run_name="generate {folder}")
 def generate_reel(folder: Path) -> Path:
     """Renders the sample reel, unless it is there."""
+    progress = Progress("reel")
+    progress(0, 1)
     if not (folder / "truth.json").exists():
         make_reel(folder)
+    progress.finish()
     return folder
 
 

@@ -57,6 +57,7 @@ class _Watch:
 
     def __init__(self, stage: str) -> None:
         self.progress = Progress(f"train {stage}")
+        self.progress(0, 1)
         self._logger = get_run_logger() if in_flow_run() else logging.getLogger(__name__)
         self._logged_s = 0.0
 

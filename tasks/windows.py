@@ -71,6 +71,7 @@ def run_windows(work: Work, engine: Engine, over: Iterable[Window]) -> Outcome:
 def run_window(step_name: str, window: Window, work: Work, engine: Engine) -> Outcome:
     """Settles all that a step has to settle in a window; what is done already costs nothing."""
     progress = Progress(step_name)
+    progress(window.number - 1, window.count)
     tally = run_shards(
         work,
         engine.ledger,
