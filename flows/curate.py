@@ -58,6 +58,6 @@ def curate(settings: Settings) -> Curated:
             rows += run_windows(work, engine, over).rows
         states = count_states(ledger, ["sources", *(w.step.ledger_table for w in works)])
         artifacts.show_states(states)
-        refuse_total_failure(states)
+        refuse_total_failure(ledger, states)
         selected = select_clips(ledger, config.selection, run_id)
     return Curated(ledger.store.uri, dict(rows), states, selected)

@@ -46,7 +46,7 @@ def encode_kept(settings: Settings, store: Store, current: Plan) -> Encoded:
         over = windows(engine.ledger.shards(), settings.window_shards, steps=len(works))
         rows = sum((run_windows(work, engine, over).rows for work in works), start=Counter())
         states = count_states(engine.ledger, [w.step.ledger_table for w in works])
-        refuse_total_failure(states)
+        refuse_total_failure(engine.ledger, states)
     return Encoded(store.uri, dict(rows), states)
 
 

@@ -44,12 +44,13 @@ def _count(ledger: Ledger, table: str) -> dict[str, int]:
     return {**states, **{f"failed: {cause}": n for cause, n in sorted(Counter(failed).items())}}
 
 
-def refuse_total_failure(states: States) -> None:
+def refuse_total_failure(ledger: Ledger, states: States) -> None:
     """Raises WarehouseError for a table of which every id failed: such a run must not look well."""
     for table, counts in states.items():
         if counts["failed"] and not counts["done"] and not counts["skipped"]:
             causes = ", ".join(f"{n} {k}" for k, n in counts.items() if k.startswith("failed: "))
+            said = ledger.read_all(table, ["detail"])["detail"].drop_nulls()
             raise WarehouseError(
-                f"{table}: every one of {counts['failed']} failed ({causes}); the table's column `detail` says why, "
-                "and --retry-failed tries them again once that is mended"
+                f"{table}: every one of {counts['failed']} failed ({causes}), the first with: {said[0]}\n"
+                "Once that is mended, --retry-failed tries them again."
             )
