@@ -8,13 +8,15 @@ thresholds need no new decode.
 from __future__ import annotations
 
 from array import array
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from fractions import Fraction
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from curation.changes import Measure
 from curation.frames import Frame, TimeGrid
 
 
@@ -45,6 +47,8 @@ class Signals:
     damaged: NDArray[np.int32]
     """Indices of frames that the decoder marked as damaged."""
     levels: tuple[LevelScores, ...]
+    measures: Mapping[str, Measure] = field(default_factory=dict)
+    """Evidence of scene changes by name (`curation.changes`); none where the scan was told not to measure it."""
 
     def seconds(self, ticks: int) -> float:
         """Length of a span of ticks in seconds."""

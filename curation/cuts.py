@@ -1,15 +1,18 @@
-"""From the scan's scores to the cuts of a video: detectors at several frame rates, merged.
+"""From the scan's scores to the cuts of a video; other settings need no new decode.
 
-SVD runs a cascade of three content detectors at different rates and thresholds, because a slow fade shows only
-between frames that lie far apart; how it merges them is not published. Here a cut found at f frames a second says
-that the scene changed within (t - 1/f, t]; intervals that overlap or lie less than `join_s` apart are one change. If
-a detector that sees every frame found it, its points are hard cuts; else the whole interval is a gradual one.
+The cascade: SVD runs content detectors at three frame rates, because a slow fade shows only between frames that lie
+far apart; how it merges them is not published. Here a cut found at f frames a second says that the scene changed
+within (t - 1/f, t]; intervals that overlap or lie less than `join_s` apart are one change. If a detector that sees
+every frame found it, its points are hard cuts; else the whole interval is a gradual one.
+
+Where the scan measured evidence (`curation.changes`), the evidence decides and the cascade seconds it: low rates
+find fades, but motion too, and evidence tells the two apart. `benchmarks/cuts.py` compares them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from math import ceil
 
@@ -17,19 +20,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curation.cut_detectors import LevelScores, Signals
+from curation.transitions import EvidenceConfig, blends, hard_cuts
 from warehouse.errors import SettingsError
 
 
 @dataclass(frozen=True)
 class CutConfig:
-    """Thresholds over the scan's scores; a change of them needs no new scan."""
+    """Thresholds over what the scan measured."""
 
     thresholds: tuple[tuple[float | None, float], ...] = ((None, 27.0), (8.0, 20.0), (2.0, 27.0))
     """(frame rate, content score from which a frame starts a new scene); None is every frame."""
     min_scene_s: float = 0.6
-    """Shortest time between two cuts of one detector."""
+    """Shortest time between two cuts of one content detector."""
     join_s: float = 0.5
     """Intervals of different detectors that lie closer are one change of scene."""
+    evidence: EvidenceConfig = field(default_factory=EvidenceConfig)
+    """Decides where the scan measured evidence."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,7 @@ class Cut:
     type: str
     """`hard` or `gradual`."""
     confidence: float
-    """0.5..1: 0.5 at the threshold, 0.75 at twice the threshold."""
+    """0.5 at the threshold, 0.75 at twice the threshold, towards 1; half the doubt where the cascade agrees."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +71,12 @@ class _Found:
 def merge_cuts(signals: Signals, config: CutConfig | None = None) -> list[Cut]:
     """All cuts of a video in order of time, none at its first frame."""
     config = config or CutConfig()
+    cascade = cascade_cuts(signals, config)
+    return evidence_cuts(signals, cascade, config) if signals.measures else cascade
+
+
+def cascade_cuts(signals: Signals, config: CutConfig) -> list[Cut]:
+    """Cuts by the content detectors alone. Raises SettingsError for a rate that the scan did not measure."""
     levels = {level.fps: level for level in signals.levels}
     missing = [fps for fps, _ in config.thresholds if fps not in levels]
     if missing:
@@ -74,6 +86,27 @@ def merge_cuts(signals: Signals, config: CutConfig | None = None) -> list[Cut]:
         found += _detections(levels[fps], threshold, config.min_scene_s, signals)
     cuts = [cut for cluster in _clusters(found, config.join_s, signals) for cut in _resolve(cluster, signals)]
     return sorted(cuts, key=lambda cut: cut.frame)
+
+
+def evidence_cuts(signals: Signals, cascade: Sequence[Cut], config: CutConfig) -> list[Cut]:
+    """Cuts by measured evidence; those near one of the cascade are surer."""
+    hard = hard_cuts(signals.measures, config.evidence)
+    gradual = blends(signals.measures, hard, config.evidence)
+    cuts = [_cut(change.start, change.end, "hard", change.strength, signals) for change in hard]
+    cuts += [_cut(change.start, change.end, "gradual", change.strength, signals) for change in gradual]
+    slack = round(config.join_s / float(signals.time_base))
+    return [
+        _seconded(cut) if any(_touch(cut, other, slack) for other in cascade) else cut
+        for cut in sorted(cuts, key=lambda cut: cut.frame)
+    ]
+
+
+def _touch(cut: Cut, other: Cut, slack: int) -> bool:
+    return cut.start_pts - slack <= other.end_pts and other.start_pts <= cut.end_pts + slack
+
+
+def _seconded(cut: Cut) -> Cut:
+    return replace(cut, confidence=(1 + cut.confidence) / 2)
 
 
 def content_cuts(

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 DETECTOR_LONG_PX = 256
 """Longer side of the pictures that cut detectors see (PySceneDetect's own choice, so its thresholds hold)."""
 
+THUMB_LONG_PX = 32
+"""Longer side of the pictures on which evidence of scene changes is measured."""
+
 
 @dataclass(frozen=True)
 class Decoded:
@@ -180,6 +183,18 @@ class TimeGrid:
         return True
 
 
+@dataclass(frozen=True)
+class Thumb:
+    """A thumbnail on which evidence of scene changes is measured."""
+
+    bgr: NDArray[np.uint8]
+    """[h, w, 3]"""
+    flat: NDArray[np.float32]
+    """[h, w, 3], the mean colour taken out."""
+    contrast: float
+    """Root mean square of `flat`, 0..128."""
+
+
 class Frame:
     """A decoded frame with its scaled copies, each made once however many observers ask for it.
 
@@ -203,6 +218,20 @@ class Frame:
     def small_hsv(self) -> NDArray[np.uint8]:
         """[H, W, 3] of `small_bgr`; hue 0..179, saturation and value 0..255."""
         return cv2.cvtColor(self.small_bgr, cv2.COLOR_BGR2HSV)
+
+    @cached_property
+    def thumb(self) -> Thumb:
+        """`small_bgr` at 32 px on the longer side."""
+        height, width = self.small_bgr.shape[:2]
+        scale = THUMB_LONG_PX / max(height, width)
+        columns, rows = max(2, round(width * scale)), max(2, round(height * scale))
+        bgr = cv2.resize(self.small_bgr, (4 * columns, 4 * rows))  # near; halving what is left is fast and smooth
+        bgr = cv2.resize(bgr, (2 * columns, 2 * rows), interpolation=cv2.INTER_AREA)
+        bgr = cv2.resize(bgr, (columns, rows), interpolation=cv2.INTER_AREA)
+        mean, deviation = cv2.meanStdDev(bgr)
+        return Thumb(
+            bgr, bgr - mean[:, 0].astype(np.float32), float(np.vdot(deviation, deviation) / 3) ** 0.5
+        )
 
     @cached_property
     def grid_bgr(self) -> NDArray[np.uint8]:

@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from curation.changes import BlendObserver, LagObserver, Measure
 from curation.cut_detectors import BrightnessObserver, LevelObserver, Signals
 from curation.frames import DETECTOR_LONG_PX, Decoded, Decoder, Frame, Scaler, Sizes, fit
 from curation.grid_frames import GridFrame, GridObserver
@@ -30,6 +31,8 @@ class ScanConfig:
 
     level_fps: tuple[float | None, ...] = (None, 8.0, 2.0)
     """Frame rates of the cut detectors; None is every frame."""
+    evidence: bool = True
+    """Measure evidence of scene changes, by which cuts are found far better than by detectors' thresholds."""
     flow_fps: float = 2.0
     """Frames a second between which optical flow is measured."""
     flow_short_px: int = 96
@@ -103,6 +106,7 @@ def _scan_opened(media: Media, config: ScanConfig, spool: Callable[[GridFrame], 
         for observer in observers.values():
             observer.observe(frame)
     found = {name: observer.finish() for name, observer in observers.items()}
+    measures: list[Measure] = [*found.get("lags", ()), *found.get("blends", ())]
     signals = Signals(
         time_base=decoder.time_base,
         pts=decoder.pts,
@@ -110,6 +114,7 @@ def _scan_opened(media: Media, config: ScanConfig, spool: Callable[[GridFrame], 
         brightness=found["brightness"],
         damaged=np.array(damaged, np.int32),
         levels=tuple(found[f"level {fps}"] for fps in config.level_fps),
+        measures={measure.name: measure for measure in measures},
     )
     return ScanResult(
         probe=facts,
@@ -124,8 +129,10 @@ def _scan_opened(media: Media, config: ScanConfig, spool: Callable[[GridFrame], 
 def _observers(
     config: ScanConfig, time_base: Fraction, spool: Callable[[GridFrame], None]
 ) -> dict[str, Observer]:
+    evidence = {"lags": LagObserver(), "blends": BlendObserver(time_base)} if config.evidence else {}
     return {
         **{f"level {fps}": LevelObserver(fps, time_base) for fps in config.level_fps},
+        **evidence,
         "brightness": BrightnessObserver(),
         "flow": FlowObserver(config.flow_fps, time_base),
         "grid": GridObserver(config.grid_fps, time_base, config.jpeg_quality, spool),
