@@ -10,13 +10,12 @@ from pathlib import Path
 
 import pytest
 import tiny_stage
+import torch
 
 import training.launch
 from training.job import TrainingError
-from training.launch import launch, run_child, run_folder
+from training.launch import launch, processes_here, run_child, run_folder
 from warehouse.errors import SettingsError
-
-ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 
 
 def python(*lines: str) -> list[str]:
@@ -105,10 +104,18 @@ def test_the_child_dies_with_a_launcher_that_is_killed():
     wait_until_gone(child_pid)
 
 
+def test_processes_divide_the_batch_and_do_not_outnumber_the_cores(monkeypatch):
+    monkeypatch.setattr(training.launch, "num_cores", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert [processes_here(batch_size) for batch_size in (32, 6, 1, 7)] == [4, 3, 1, 1]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert processes_here(32) == 2
+
+
 def test_a_stage_is_launched_once_and_found_again(tmp_path):
     job = tiny_stage.job(tmp_path, num_samples=32)
     lines: list[str] = []
-    report = launch(job, tmp_path / "runs", lines.append, environment=ONE_THREAD)
+    report = launch(job, tmp_path / "runs", lines.append, num_processes=1)
     out = run_folder(tmp_path / "runs", "video", job.describe()["digest"])
     assert report == json.loads((out / "done.json").read_text())
     assert [json.loads(line)["event"] for line in lines if line.startswith("{")][-1] == "done"

@@ -15,11 +15,29 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from training.checkpoints import place
 from training.job import EXIT_STOPPED, EXIT_WRONG_SETTING, Job, TrainingError, finished
 from warehouse.errors import SettingsError
 
 OnLine = Callable[[str], None]
+
+
+def num_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def processes_here(batch_size: int) -> int:
+    """Processes that share a batch on this machine: one for each GPU, or else for each core.
+
+    The networks that a processor can train are so small that threads spend their time waiting for one
+    another; one process a core, of one thread each, is about twice as fast, and several times beside
+    other work.
+    """
+    available = torch.cuda.device_count() or num_cores()
+    return max(number for number in range(1, available + 1) if batch_size % number == 0)
 
 
 def run_folder(root: Path, stage: str, digest: str) -> Path:
@@ -32,12 +50,13 @@ def launch(
     root: Path,
     on_line: OnLine,
     *,
-    num_processes: int = 1,
+    num_processes: int | None = None,
     environment: Mapping[str, str] | None = None,
     grace_s: float = 10.0,
 ) -> dict[str, Any]:
     """Train `job` in a child process (torchrun where there are several) and return the report of done.json.
 
+    `num_processes` is by default what suits this machine (`processes_here`).
     `on_line` gets each line of the child's output, both streams merged, as it comes. However this call
     ends, the child has ended too: it is asked (SIGTERM: it saves a checkpoint), given `grace_s` seconds,
     then killed with its whole process group; and the kernel kills it if this process dies. Raises
@@ -56,8 +75,9 @@ def launch(
         lines[:] = [*lines[-19:], line]
         on_line(line)
 
-    threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // num_processes))}
-    environment = {**(threads if num_processes > 1 else {}), **(environment or {})}
+    num_processes = processes_here(job.recipe.batch_size) if num_processes is None else num_processes
+    threads = {"OMP_NUM_THREADS": str(max(1, num_cores() // num_processes))}
+    environment = {**threads, **(environment or {})}
     code = run_child(command(job, config, out, num_processes), keep_and_pass_on, environment, grace_s)
     if code == 0 and (report := finished(out, digest)) is not None:
         return report

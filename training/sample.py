@@ -45,7 +45,7 @@ class Sampling:
     first and the last frame. `batch_size`: samples at once; it changes none of them.
     """
 
-    num_steps: int = 25
+    num_steps: int = 16
     sampler: str = "euler"
     sigma_min: float = 0.02
     sigma_max: float = 20.0

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.strategies import DDPStrategy
 
 from models.video_unet import VideoUNet
 from training.callbacks import Checkpoints, Emit, Evaluation, Progress, Recorder
@@ -112,7 +113,9 @@ def _trainer(recipe: Recipe, callbacks: list[Any]) -> Trainer:
         accelerator="auto",
         devices=here,
         num_nodes=num_ranks // here,
-        strategy="ddp" if num_ranks > 1 else "auto",
+        strategy=DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True)
+        if num_ranks > 1
+        else "auto",
         precision=recipe.precision,
         max_steps=recipe.num_steps,
         max_epochs=-1,

@@ -11,4 +11,4 @@ from training.recipes.video import video
 
 
 def high_quality() -> Recipe:
-    return replace(video(), stage="high_quality", num_samples=800, lr=3e-4, p_mean=0.0)
+    return replace(video(), stage="high_quality", num_samples=800, lr=2e-4, p_mean=0.0)

@@ -9,7 +9,7 @@ from training.recipe import Recipe
 def images() -> Recipe:
     return Recipe(
         stage="images",
-        network=VideoUNetConfig(width=32, temporal=False, attention=(True, True)),
+        network=VideoUNetConfig(width=32, attention=(True, True), temporal=False),
         single_frames=True,
         num_samples=48_000,
         batch_size=32,
@@ -19,4 +19,5 @@ def images() -> Recipe:
         p_mean=-0.4,
         p_std=1.2,
         ema_decay=0.98,
+        log_every_steps=50,
     )

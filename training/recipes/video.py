@@ -17,6 +17,8 @@ def video() -> Recipe:
         single_frames=False,
         num_samples=1_600,
         batch_size=8,
-        lr=1e-3,
+        lr=5e-4,
         warmup_samples=80,
+        log_every_steps=10,
+        checkpoint_every_steps=100,
     )
