@@ -24,10 +24,10 @@ demo: env
 	$(BIN)/cutroom demo $(if $(VIDEOS),--videos "$(VIDEOS)") $(if $(PROFILE),--profile "$(PROFILE)")
 
 test: env
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 test-all: env
-	$(BIN)/python -m pytest -m ""
+	$(BIN)/python -m pytest -n auto --dist worksteal -m ""
 
 lint: env
 	$(BIN)/ruff check .
