@@ -113,10 +113,10 @@ def test_processes_divide_the_batch_and_do_not_outnumber_the_cores(monkeypatch):
 
 
 def test_a_stage_is_launched_once_and_found_again(tmp_path):
-    job = tiny_stage.job(tmp_path, num_samples=32)
+    job = tiny_stage.job(tmp_path, num_samples=32, stage="mine")
     lines: list[str] = []
     report = launch(job, tmp_path / "runs", lines.append, num_processes=1)
-    out = run_folder(tmp_path / "runs", "video", job.describe()["digest"])
+    out = run_folder(tmp_path / "runs", "mine", job.describe()["digest"])
     assert report == json.loads((out / "done.json").read_text())
     assert [json.loads(line)["event"] for line in lines if line.startswith("{")][-1] == "done"
     lines.clear()

@@ -100,16 +100,7 @@ def command(job: Job, config: Path, out: Path, num_processes: int = 1) -> list[s
     python = [sys.executable]
     if num_processes > 1:
         python += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_processes}"]
-    words = [
-        "--recipe",
-        job.recipe.stage,
-        "--config",
-        str(config),
-        "--dataset",
-        job.dataset,
-        "--out",
-        str(out),
-    ]
+    words = ["--recipe", str(config), "--dataset", job.dataset, "--out", str(out)]
     init = [] if job.init_from is None else ["--init-from", job.init_from]
     return [*python, "-m", "training", *words, *init]
 
