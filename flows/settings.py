@@ -115,8 +115,8 @@ class TrainSettings(Section):
     """A packed dataset to train on; by default what the warehouse's selection kept, encoded and packed as needed."""
     runs: str | None = None
     """Folder of training runs; by default `runs` in the warehouse, which must then be a local folder."""
-    processes: int = Field(default=1, ge=1)
-    """Processes of one training, as many as there are GPUs; torchrun starts them where there are several."""
+    processes: int | None = Field(default=None, ge=1)
+    """Processes of one training; by default one for each GPU, or each core. torchrun starts them."""
     recipes: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """Changes to recipes, by recipe and setting, as {"video": {"lr": 0.0003}}."""
 

@@ -24,7 +24,7 @@ MAX_CURVE_ROWS = 50
 
 
 @step(name="train", run_name="train {stage}", retries=2, retry_on=(OSError, TrainingError))
-def train_stage(stage: str, job: Job, root: Path, processes: int) -> Path:
+def train_stage(stage: str, job: Job, root: Path, processes: int | None) -> Path:
     """Trains one stage, or finds it trained, and returns its folder.
 
     Raises:
