@@ -225,7 +225,8 @@ class Frame:
         height, width = self.small_bgr.shape[:2]
         scale = THUMB_LONG_PX / max(height, width)
         columns, rows = max(2, round(width * scale)), max(2, round(height * scale))
-        bgr = cv2.resize(self.small_bgr, (4 * columns, 4 * rows))  # near; halving what is left is fast and smooth
+        # Near the size first; halving what is left is fast and smooth.
+        bgr = cv2.resize(self.small_bgr, (4 * columns, 4 * rows))
         bgr = cv2.resize(bgr, (2 * columns, 2 * rows), interpolation=cv2.INTER_AREA)
         bgr = cv2.resize(bgr, (columns, rows), interpolation=cv2.INTER_AREA)
         mean, deviation = cv2.meanStdDev(bgr)
