@@ -51,11 +51,15 @@ def curate(settings: Settings) -> Curated:
         ledger, run_id = engine.ledger, engine.run_id
         groups = give(ledger, settings.footage, run_id=run_id)
         rows = run_windows(hash_work(config), engine, windows(groups, settings.window_shards)).rows
-        shards = assign(ledger, config.shard, run_id=run_id)
+        assign(ledger, config.shard, run_id=run_id)
         works = list(shard_works(config))
-        over = windows(shards, settings.window_shards, steps=len(works))
-        for work in works:
-            rows += run_windows(work, engine, over).rows
+        settled: set[str] = set()
+        # Another run may add shards meanwhile; what is selected from must be scored to the end, so they are done too.
+        while shards := [s for s in ledger.shards() if s not in settled]:
+            over = windows(shards, settings.window_shards, steps=len(works))
+            for work in works:
+                rows += run_windows(work, engine, over).rows
+            settled.update(shards)
         states = count_states(ledger, ["sources", *(w.step.ledger_table for w in works)])
         artifacts.show_states(states)
         refuse_total_failure(ledger, states)

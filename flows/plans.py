@@ -80,8 +80,9 @@ def open_engine(settings: Settings, plan: Plan) -> Iterator[Engine]:
     before = Plan.load(store) if store.exists("plans/current.json") else None
     plan.save(store)
     run_id = str(flow_run.id or uuid.uuid4())
-    with Pool(settings.workers, store.scratch(), PRELOAD) as pool:
-        yield Engine(Ledger(store, plan), pool, run_id, settings.retry_failed)
+    size, scratch = settings.workers, store.scratch()
+    with Pool(size, scratch, PRELOAD) as isolated, Pool(size, scratch, PRELOAD) as keeping:
+        yield Engine(Ledger(store, plan), isolated, keeping, run_id, settings.retry_failed)
     if before and plan.keys.items() <= before.keys.items() and _is_complete(store, before, plan.keys):
         before.save(store)
 

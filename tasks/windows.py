@@ -43,7 +43,11 @@ class Engine:
     """What every window of a run shares."""
 
     ledger: Ledger
-    pool: Pool
+    isolated: Pool
+    """Workers that fork for every unit, and must therefore never have run anything else: a fork of a process whose
+    libraries have started threads may hang."""
+    keeping: Pool
+    """Workers that keep their models from one unit to the next."""
     run_id: str
     retry_failed: bool = False
 
@@ -76,7 +80,7 @@ def run_window(step_name: str, window: Window, work: Work, engine: Engine) -> Ou
         work,
         engine.ledger,
         window.shards,
-        engine.pool,
+        engine.isolated if work.isolated else engine.keeping,
         run_id=engine.run_id,
         retry_failed=engine.retry_failed,
         progress=_over_window(window, progress),

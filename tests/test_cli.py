@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import typer.main
-from served import ROOT, clean_environment
+from served import ROOT, clean_environment, cutroom
 
 from curation.sample_reel import FilmTruth, make_reel, read_truth
 from flows import cli
@@ -229,6 +229,38 @@ def test_a_stopped_run_leaves_no_process_and_can_be_taken_up_again(
         ).returncode
         == 0
     )
+
+
+@pytest.mark.long
+def test_two_runs_at_once_neither_lose_nor_double_anything(reel: Path, tmp_path: Path) -> None:
+    second = tmp_path / "second"
+    make_reel(second, num_films=3, shots_per_film=3, seed=77, side_px=96, num_workers=2)
+    sizes = {"CUTROOM_WORKERS": "1", "CUTROOM_CLIPS__MIN_S": "0.5", "CUTROOM_SHARD__VIDEOS": "1"}
+    env = clean_environment(tmp_path / "prefect", **sizes)
+    place = ("-w", str(tmp_path / "w"))
+    command = [sys.executable, "-m", "flows.cli", "curate", *place]
+    runs = [
+        subprocess.Popen([*command, str(f)], env=env, cwd=ROOT, stdout=subprocess.DEVNULL)
+        for f in (reel, second)
+    ]
+    assert [child.wait(timeout=300) for child in runs] == [0, 0]
+    found = json.loads(cutroom("audit", tmp_path / "w", "--json", env=env).stdout)
+    assert found["balanced"], found["problems"]
+    assert found["tables"]["videos"]["done"] == 5
+    assert not judged_before_they_were_scored(tmp_path / "w")
+
+
+def judged_before_they_were_scored(warehouse: Path) -> list[str]:
+    """Clips that were rejected for a missing score which they have."""
+    import polars as pl
+
+    def rows(table: str) -> pl.DataFrame:
+        return pl.read_parquet(warehouse / table / "*" / "*.parquet")
+
+    missing = rows("verdicts").filter(pl.col("failed_filters").list.contains("motion:missing"))
+    return missing.join(rows("motion").filter(pl.col("score").is_not_null()), on="clip_id")[
+        "clip_id"
+    ].to_list()
 
 
 def workers_of(parent: int) -> list[int]:

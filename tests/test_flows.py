@@ -16,10 +16,18 @@ import polars as pl
 import pytest
 import served
 
+import flows.curate
+from curation.engine.work import Work
+from curation.ingest import assign, give
+from curation.pipeline import hash_work, shard_works
 from curation.sample_reel import make_reel
 from curation.selection import Threshold
+from flows.settings import load_settings
 from tasks.artifacts import histogram, losses
-from tasks.windows import MAX_TASK_RUNS, windows
+from tasks.windows import MAX_TASK_RUNS, Engine, Outcome, Window, run_windows, windows
+from warehouse.ledger import Ledger
+from warehouse.plan import Plan
+from warehouse.store import Store
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +104,36 @@ def test_a_flow_needs_no_server_that_somebody_started(reel: Path, tmp_path: Path
     done = subprocess.run(command, env=env, cwd=served.ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout.split()[-1]) > 0
+
+
+def test_shards_of_another_run_are_scored_before_they_are_judged(
+    reel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the last step runs, another run adds a video and has cut it into clips, which have no scores yet."""
+    monkeypatch.chdir(tmp_path)
+    first, second = sorted(reel.glob("*.mp4"))
+    given = {"warehouse": str(tmp_path / "w"), "workers": 2, "clips": {"min_s": 0.5}}
+    settings = load_settings(given | {"footage": [str(first)]}, environ={})
+    config = settings.curation()
+    late = []
+
+    def run_and_be_joined(work: Work, engine: Engine, over: list[Window]) -> Outcome:
+        outcome = run_windows(work, engine, over)
+        if work.step.name == list(shard_works(config))[-1].step.name and not late:
+            late.append(second)
+            groups = give(engine.ledger, [str(second)], run_id="other")
+            run_windows(hash_work(config), engine, windows(groups, 1))
+            shards = assign(engine.ledger, config.shard, run_id="other")
+            for early in list(shard_works(config))[:2]:
+                run_windows(early, engine, windows(shards, 1))
+        return outcome
+
+    monkeypatch.setattr(flows.curate, "run_windows", run_and_be_joined)
+    flows.curate.curate(settings)
+    ledger = Ledger(Store(tmp_path / "w"), Plan.load(Store(tmp_path / "w")))
+    assert ledger.read_all("videos")["state"].to_list() == ["done", "done"]
+    measured = set(ledger.read_all("motion", ["clip_id"])["clip_id"])
+    assert set(ledger.read_all("verdicts", ["clip_id"])["clip_id"]) == measured
 
 
 def tiny(**more: object) -> str:
