@@ -5,6 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+# Tests run one process a core: threads of one that wait for each other spin against those of the others, and a test
+# of seconds takes minutes. Set before any library reads it, and inherited by every program that a test starts.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -13,7 +13,6 @@ from models.conditioning import Conditioning
 from models.edm import SVD
 from models.video_unet import VideoUNet, VideoUNetConfig
 from training.checkpoints import Weights, save_weights
-from training.encode import encode_clips
 from training.sample import (
     Sampling,
     contact_sheet,
@@ -129,15 +128,3 @@ def test_a_contact_sheet_shows_middle_frames_row_by_row(tmp_path):
     assert sheet[::8, ::12, 0].tolist() == [[10, 20], [30, 40], [50, 0]]
     write_image(tmp_path / "sheet.png", sheet)
     assert np.array_equal(np.asarray(Image.open(tmp_path / "sheet.png")), sheet)
-
-
-def test_encoding_is_of_each_clip_alone_and_comes_back(autoencoder):
-    frames = np.stack([moving_square()[:, :, :48], moving_square()[::-1, :, :48]])
-    latents, text, mask = encode_clips(frames, ["red", "a"], autoencoder, Letters())
-    assert (latents.dtype, text.dtype, mask.dtype) == (np.float16, np.float16, np.bool_)
-    assert latents.shape == (2, 6, autoencoder.latent_channels, 6, 6)
-    assert (text.shape, mask.sum(1).tolist()) == ((2, 5, 6), [3, 1])
-    alone, _, _ = encode_clips(frames[1:], ["a"], autoencoder, Letters())
-    np.testing.assert_array_equal(alone[0], latents[1])
-    back = autoencoder.decode(torch.from_numpy(latents).float()).movedim(2, -1).numpy()
-    assert np.sqrt(np.mean((back * 127.5 + 127.5 - frames) ** 2)) < 25
