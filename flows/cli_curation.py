@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flows import console
-from flows.console import Config, Json, Profile, RetryFailed, Set, Warehouse, Workers
+from flows.console import Config, Json, Profile, RetryFailed, Set, Warehouse, WarehouseArgument, Workers
 
 if TYPE_CHECKING:
     from curation.verdicts import Selected
@@ -47,13 +47,29 @@ def curate(
     params = CurateParams.of(settings, config)
     with console.progress():
         curated = console.as_flow(curate_lvd)(params)
-    result = {
-        "warehouse": curated.warehouse,
-        "new_rows": dict(curated.new_rows),
-        "states": {t: dict(c) for t, c in curated.states.items()},
-        "selection": curated.selected and _selection(curated.selected),
-    }
-    console.emit(result, json, lambda: _show_curated(curated))
+    console.emit(_curated(curated), json, lambda: _show_curated(curated))
+
+
+def annotate(
+    warehouse: WarehouseArgument,
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="An annotator, which is the name of its table.")
+    ],
+    workers: Workers = None,
+    retry_failed: RetryFailed = False,
+    config: Config = None,
+    set_: Set = None,
+    json: Json = False,
+) -> None:
+    """Score the clips of a warehouse with one annotator, new or with other settings; nothing else is done again."""
+    from flows.curate import annotate as run_annotate
+
+    flags = console.flags_on(
+        config, set_, warehouse=warehouse, workers=workers, retry_failed=retry_failed or None
+    )
+    with console.progress():
+        curated = run_annotate(name, flags, config)
+    console.emit(_curated(curated), json, lambda: _show_curated(curated))
 
 
 def cuts(
@@ -117,6 +133,15 @@ def _filter(text: str) -> dict[str, Any]:
         raise SettingsError(f"filter {text!r} is neither SCORE=25% nor SCORE=0.07") from error
 
 
+def _curated(curated: Curated) -> dict[str, Any]:
+    return {
+        "warehouse": curated.warehouse,
+        "new_rows": dict(curated.new_rows),
+        "states": {t: dict(c) for t, c in curated.states.items()},
+        "selection": curated.selected and _selection(curated.selected),
+    }
+
+
 def _selection(selected: Selected) -> dict[str, Any]:
     return {
         "name": selected.name,
@@ -140,4 +165,4 @@ def _show_selected(selected: Selected) -> None:
     console.table(f"selection {selected.name}: {selected.num_kept} of {selected.num_clips} clips kept", rows)
 
 
-COMMANDS = (curate, cuts, select)
+COMMANDS = (curate, annotate, cuts, select)

@@ -62,6 +62,7 @@ def report(
 
 
 def _ledger(warehouse: str) -> Ledger:
+    import curation.annotators.registry  # noqa: F401 (knows the tables of one's own annotators)
     from warehouse.ledger import Ledger
     from warehouse.plan import Plan
     from warehouse.store import Store

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 from prefect import flow
 
+from curation.annotators.registry import ANNOTATORS
 from curation.ingest import assign, give
-from curation.pipeline import hash_work, make_plan, shard_works
+from curation.pipeline import CurationConfig, hash_work, make_plan, shard_works
 from curation.verdicts import Selected
-from flows.plans import open_engine, selected_earlier
+from flows.plans import current_settings, open_engine, selected_earlier
 from flows.settings import CurateParams, Settings
 from tasks import artifacts
 from tasks.selecting import States, count_states, refuse_total_failure, select_clips
-from tasks.windows import run_windows, windows
+from tasks.windows import Engine, run_windows, windows
+from warehouse.errors import SettingsError
 from warehouse.store import Store
 
 
@@ -48,20 +53,44 @@ def curate(settings: Settings) -> Curated:
     """
     config = settings.curation()
     with open_engine(settings, make_plan(config)) as engine:
-        ledger, run_id = engine.ledger, engine.run_id
-        groups = give(ledger, settings.footage, run_id=run_id)
+        groups = give(engine.ledger, settings.footage, run_id=engine.run_id)
         rows = run_windows(hash_work(config), engine, windows(groups, settings.window_shards)).rows
-        assign(ledger, config.shard, run_id=run_id)
-        works = list(shard_works(config))
-        settled: set[str] = set()
-        # Another run may add shards meanwhile; what is selected from must be scored to the end, so they are done too.
-        while shards := [s for s in ledger.shards() if s not in settled]:
-            over = windows(shards, settings.window_shards, steps=len(works))
-            for work in works:
-                rows += run_windows(work, engine, over).rows
-            settled.update(shards)
-        states = count_states(ledger, ["sources", *(w.step.ledger_table for w in works)])
-        artifacts.show_states(states)
-        refuse_total_failure(ledger, states)
-        selected = select_clips(ledger, config.selection, run_id)
+        assign(engine.ledger, config.shard, run_id=engine.run_id)
+        return _score_and_select(engine, config, settings.window_shards, rows)
+
+
+def annotate(name: str, flags: Mapping[str, Any], toml: str | Path | None = None) -> Curated:
+    """Computes one annotator's table, and of the others what depends on it, over clips that are there; selects again.
+
+    Raises:
+        SettingsError: there is no such annotator.
+        WarehouseError: there is no warehouse.
+    """
+    if name not in ANNOTATORS:
+        raise SettingsError(
+            f"there is no annotator {name!r}; known are {', '.join(ANNOTATORS)}. "
+            f"One of your own is named by CUTROOM_ANNOTATORS=<its file>"
+        )
+    settings, _, current = current_settings(flags, toml)
+    config = settings.curation()
+    wanted = tuple((n, c) for n, c in config.annotators if n in current.keys or n == name)
+    config = replace(config, annotators=wanted)
+    with open_engine(settings, make_plan(config)) as engine:
+        return _score_and_select(engine, config, settings.window_shards, Counter())
+
+
+def _score_and_select(engine: Engine, config: CurationConfig, window_shards: int, rows: Counter) -> Curated:
+    """Every step over shards, until no shard is new, then the selection."""
+    ledger, works = engine.ledger, list(shard_works(config))
+    settled: set[str] = set()
+    # Another run may add shards meanwhile; what is selected from must be scored to the end, so they are done too.
+    while shards := [s for s in ledger.shards() if s not in settled]:
+        over = windows(shards, window_shards, steps=len(works))
+        for work in works:
+            rows += run_windows(work, engine, over).rows
+        settled.update(shards)
+    states = count_states(ledger, ["sources", *(w.step.ledger_table for w in works)])
+    artifacts.show_states(states)
+    refuse_total_failure(ledger, states)
+    selected = select_clips(ledger, config.selection, engine.run_id)
     return Curated(ledger.store.uri, dict(rows), states, selected)

@@ -30,7 +30,9 @@ from tasks.packing import PackConfig
 from warehouse.errors import SettingsError
 
 PREFIX = "CUTROOM_"
-OTHER_VARIABLES = frozenset({"CUTROOM_TEST_DATA", "CUTROOM_FAULT", "CUTROOM_WORKER_PRELOAD"})
+OTHER_VARIABLES = frozenset(
+    {"CUTROOM_TEST_DATA", "CUTROOM_FAULT", "CUTROOM_WORKER_PRELOAD", "CUTROOM_ANNOTATORS"}
+)
 """Variables of the same prefix that are no settings."""
 TOML_NAME = "cutroom.toml"
 

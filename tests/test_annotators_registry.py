@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 
 from curation.annotators.base import Clip, Done, Outcome
 from curation.annotators.registry import ANNOTATORS, register
+from curation.selection import SCORES
 from warehouse.errors import SettingsError
 from warehouse.schema import TABLES, column
 
@@ -39,9 +40,10 @@ class Length:
 
 @pytest.fixture(autouse=True)
 def restored() -> Iterator[None]:
-    annotators, tables = dict(ANNOTATORS), dict(TABLES)
+    registries = (ANNOTATORS, TABLES, SCORES)
+    copies = [dict(registry) for registry in registries]
     yield
-    for now, before in ((ANNOTATORS, annotators), (TABLES, tables)):
+    for now, before in zip(registries, copies, strict=True):
         now.clear()
         now.update(before)
 

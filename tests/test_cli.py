@@ -22,6 +22,7 @@ from flows import cli
 COMMON = {"--config", "--set", "--json", "--help"}
 PUBLIC = {
     "curate": {"FOOTAGE", "--warehouse", "-w", "--profile", "--workers", "--retry-failed", *COMMON},
+    "annotate": {"W", "NAME", "--workers", "--retry-failed", *COMMON},
     "cuts": {"VIDEO", *COMMON},
     "select": {"--warehouse", "-w", "--name", "--filter", "--profile", *COMMON},
     "encode": {"--warehouse", "-w", "--workers", "--retry-failed", *COMMON},

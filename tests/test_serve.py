@@ -157,9 +157,12 @@ def test_ends_with_all_that_it_started_and_no_run_stays_running(serve: Served, t
     done = serve.type(f"prefect deployment run curate-lvd -p {shlex.quote('params=' + json.dumps(params))}")
     assert done.returncode == 0, done.stdout + done.stderr
     serve.wait_for("curate-lvd", "RUNNING")
-    while not served.processes_with("curation.engine.worker"):
+    deadline = time.monotonic() + 60
+    while not (group := set(descendants(serve.process.pid))) & set(
+        served.processes_with("curation.engine.worker")
+    ):
+        assert time.monotonic() < deadline, "no worker came"
         time.sleep(0.2)
-    group = set(descendants(serve.process.pid))
     assert len(group) >= 4
     serve.process.send_signal(signal.SIGTERM)
     assert serve.process.wait(timeout=90) == 0

@@ -76,6 +76,9 @@ class Audit:
 def audit(ledger: Ledger, *, deep: bool = False) -> Audit:
     """Audits every table of the plan; `deep` also reads every page of every file against its checksum."""
     result = Audit()
+    for name in sorted(ledger.plan.keys.keys() - TABLES.keys()):
+        says = "table: no annotator of this name is known here; name its file in CUTROOM_ANNOTATORS"
+        result.problems.append(Problem(name, ledger.plan.keys[name], "unknown", says))
     for name in TABLES:
         if name in ledger.plan.keys:
             if deep:

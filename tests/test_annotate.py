@@ -1,0 +1,122 @@
+"""Adding one annotator to a warehouse, as docs/annotators.md tells it: that file's own code, typed as a user does."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from served import ROOT, clean_environment, cutroom
+
+from curation.sample_reel import make_reel
+
+Files = dict[str, int]
+
+
+@pytest.fixture(scope="module")
+def warehouse(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("annotate")
+    make_reel(folder / "reel", num_films=2, shots_per_film=3, seed=3, side_px=96, num_workers=2)
+    env = clean_environment(folder / "prefect", CUTROOM_WORKERS="2")
+    done = cutroom("curate", folder / "reel", "-w", folder / "w", "--set", "clips.min_s=0.5", env=env)
+    assert done.returncode == 0, done.stderr
+    return folder / "w"
+
+
+def env_of(warehouse: Path, own: Path | None = None) -> dict[str, str]:
+    more = {"CUTROOM_ANNOTATORS": str(own)} if own else {}
+    return clean_environment(warehouse.parent / "prefect", CUTROOM_WORKERS="2", **more)
+
+
+def documented(folder: Path) -> Path:
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "annotators.md").read_text(), re.DOTALL)
+    file = folder / "colourfulness.py"
+    file.write_text(code)
+    return file
+
+
+def files(warehouse: Path) -> Files:
+    """Every file of a table with the time at which it was written."""
+    return {str(p.relative_to(warehouse)): p.stat().st_mtime_ns for p in warehouse.glob("*/*/*.parquet")}
+
+
+def table(warehouse: Path, name: str) -> pl.DataFrame:
+    return pl.concat([pl.read_parquet(p) for p in sorted((warehouse / name).glob("*/*.parquet"))])
+
+
+def run(*arguments: object, env: dict[str, str]) -> Any:
+    done = cutroom(*arguments, "--json", env=env)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_the_documented_annotator_fills_its_own_table_alone_and_selects(
+    warehouse: Path, tmp_path: Path
+) -> None:
+    env = env_of(warehouse, documented(tmp_path))
+    before = files(warehouse)
+    curated = run("annotate", warehouse, "colourfulness", env=env)
+    clips = table(warehouse, "clips").filter(state="done").height
+    new = {name: rows for name, rows in curated["new_rows"].items() if name != "verdicts"}
+    assert new == {"colourfulness": clips}
+    scores = table(warehouse, "colourfulness")
+    assert scores["state"].to_list() == ["done"] * clips
+    assert scores["score"].n_unique() > 1
+    after = files(warehouse)
+    assert {n: after[n] for n in before} == before
+    assert all(n.startswith(("colourfulness/", "verdicts/")) for n in after.keys() - before.keys())
+
+    assert run("audit", warehouse, env=env)["balanced"]
+    selected = run("select", "-w", warehouse, "--filter", "colourfulness=50%", env=env)
+    assert [t["score"] for t in selected["thresholds"]] == ["colourfulness"]
+    assert 0 < selected["kept"] < selected["in"]
+
+    again = run("annotate", warehouse, "colourfulness", env=env)
+    assert again["new_rows"] == {}
+    changed = ("--set", "annotators.colourfulness.num_frames=1")
+    other = run("annotate", warehouse, "colourfulness", *changed, env=env)
+    assert other["new_rows"]["colourfulness"] == clips
+    assert len(list((warehouse / "colourfulness").iterdir())) == 2, "the old table stays"
+
+
+def test_a_table_that_nobody_here_knows_does_not_pass_the_audit_in_silence(
+    warehouse: Path, tmp_path: Path
+) -> None:
+    run("annotate", warehouse, "colourfulness", env=env_of(warehouse, documented(tmp_path)))
+    done = cutroom("audit", warehouse, "--json", env=env_of(warehouse))
+    (problem,) = json.loads(done.stdout)["problems"]
+    assert done.returncode == 1
+    assert (problem["table"], problem["kind"]) == ("colourfulness", "unknown")
+    assert "CUTROOM_ANNOTATORS" in problem["id"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "names 'colourfulness.py', which cannot be imported: FileNotFoundError"),
+        ("import nothing_of_this_name", "cannot be imported: ModuleNotFoundError"),
+        (
+            "from curation.annotators.registry import register\nregister(type('X', (), {'name': 'motion'}))",
+            "two",
+        ),
+    ],
+)
+def test_a_file_that_cannot_be_used_says_why(
+    warehouse: Path, tmp_path: Path, text: str | None, said: str
+) -> None:
+    if text is not None:
+        (tmp_path / "colourfulness.py").write_text(text)
+    env = env_of(warehouse) | {"CUTROOM_ANNOTATORS": "colourfulness.py", "PYTHONPATH": str(ROOT)}
+    done = cutroom("annotate", warehouse, "motion", env=env, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_annotator_that_is_not_there_is_named_with_those_that_are(warehouse: Path) -> None:
+    done = cutroom("annotate", warehouse, "beauty", env=env_of(warehouse))
+    assert done.returncode == 2
+    assert "there is no annotator 'beauty'; known are motion, text_area" in done.stderr
