@@ -74,3 +74,8 @@ class _Watch:
         elif event["event"] == "held_out" and event["buckets"]:
             ratios = ", ".join(f"{b['low']:g}-{b['high']:g}: {b['ratio']:.2f}" for b in event["buckets"])
             note(f"held-out loss over the zero predictor's, by noise level: {ratios}")
+            if min(b["ratio"] for b in event["buckets"]) > 1:
+                note(
+                    "on held-out clips the network does worse than one that predicts nothing: it has learned its "
+                    "training clips by heart; train on more clips, or for fewer samples (`num_samples`)"
+                )
