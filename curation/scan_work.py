@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from curation.changes import Measure
 from curation.clips import ClipConfig, Span, spans
 from curation.cut_detectors import LevelScores, Signals
 from curation.cuts import Cut, CutConfig, merge_cuts
@@ -24,6 +25,8 @@ from warehouse.ledger import Ledger
 from warehouse.plan import Step, digest
 
 _SPOOL_BYTES = 8 << 20
+_EVIDENCE = "change."
+"""Before the names of `Signals.measures` among the signals of `frame_scores`."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class ScanWork:
     def __post_init__(self) -> None:
         settings = {"scan": asdict(self.config), "limits": asdict(self.limits)}
         writes = ("frame_scores", "flow", "grid_frames", "videos")
-        object.__setattr__(self, "step", Step("scan", 1, ("shards",), writes, settings))
+        object.__setattr__(self, "step", Step("scan", 2, ("shards",), writes, settings))
 
     def split(self, ledger: Ledger, shard: str, ids: Sequence[tuple]) -> Iterable[Sequence[tuple]]:
         return in_batches(ids, 1)
@@ -113,7 +116,7 @@ def video_columns(result: ScanResult) -> dict[str, Any]:
 
 
 def signal_rows(video_id: str, signals: Signals) -> Iterator[dict[str, Any]]:
-    """Rows of `frame_scores`: the brightness of every frame, the damaged ones, and each detector level."""
+    """Rows of `frame_scores`: brightness of every frame, the damaged ones, each detector level, and all evidence."""
     every = np.arange(len(signals.pts))
     yield _signal("brightness", None, video_id, every, signals.pts, signals.brightness)
     damaged = signals.damaged
@@ -121,6 +124,8 @@ def signal_rows(video_id: str, signals: Signals) -> Iterator[dict[str, Any]]:
     for level in signals.levels:
         name = f"content@{level.fps:g}" if level.fps else "content"
         yield _signal(name, level.fps, video_id, level.frame, level.pts, level.score)
+    for name, measure in signals.measures.items():
+        yield _signal(_EVIDENCE + name, None, video_id, measure.frame, measure.pts, measure.value)
 
 
 def _signal(
@@ -137,10 +142,9 @@ def signals_of(video: Mapping[str, Any], rows: pl.DataFrame) -> Signals:
     by_name = {r["signal"]: r for r in rows.iter_rows(named=True)}
     brightness = by_name["brightness"]
     levels = tuple(
-        LevelScores(r["rate_fps"], np.array(r["frame"], np.int32), np.array(r["pts"]), np.array(r["value"]))
-        for name, r in by_name.items()
-        if name.startswith("content")
+        LevelScores(r["rate_fps"], *_columns(r)) for name, r in by_name.items() if name.startswith("content")
     )
+    measures = {name.removeprefix(_EVIDENCE): r for name, r in by_name.items() if name.startswith(_EVIDENCE)}
     return Signals(
         time_base=Fraction(video["time_base_num"], video["time_base_den"]),
         pts=np.array(brightness["pts"], np.int64),
@@ -148,6 +152,16 @@ def signals_of(video: Mapping[str, Any], rows: pl.DataFrame) -> Signals:
         brightness=np.array(brightness["value"], np.float32),
         damaged=np.array(by_name["damaged"]["frame"], np.int32),
         levels=levels,
+        measures={name: Measure(name, *_columns(r)) for name, r in measures.items()},
+    )
+
+
+def _columns(row: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(frame, pts, value) of one signal."""
+    return (
+        np.array(row["frame"], np.int32),
+        np.array(row["pts"], np.int64),
+        np.array(row["value"], np.float32),
     )
 
 

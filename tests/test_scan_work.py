@@ -1,0 +1,62 @@
+"""What a scan measured comes back from its rows as it was: the cuts of a warehouse are those of the scan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pytest
+
+from curation.cuts import merge_cuts
+from curation.scan import ScanResult, scan_video
+from curation.scan_work import signal_rows, signals_of, video_columns
+from tests.footage import texture, write_video
+from warehouse.schema import TABLES
+
+
+@pytest.fixture(scope="module")
+def scanned(tmp_path_factory: pytest.TempPathFactory) -> ScanResult:
+    """A cut at frame 40, a dissolve over frames 80 to 99; 25 fps."""
+    a, b, c = (texture(seed, 96, 160).astype(float) for seed in (1, 2, 3))
+    share = np.clip((np.arange(140) - 79) / 21, 0, 1)
+    pictures = [a] * 40 + [b * (1 - s) + c * s for s in share[40:]]
+    video = tmp_path_factory.mktemp("scan_work") / "video.mp4"
+    return scan_video(write_video(video, [picture.astype(np.uint8) for picture in pictures]))
+
+
+def stored(scanned: ScanResult) -> tuple[Mapping, pl.DataFrame]:
+    """The video's row, and its rows of `frame_scores` in the table's types."""
+    rows = list(signal_rows("video", scanned.signals))
+    return video_columns(scanned), pl.from_arrow(pa.Table.from_pylist(rows, TABLES["frame_scores"].schema))
+
+
+def test_all_measures_come_back(scanned: ScanResult) -> None:
+    signals, given = signals_of(*stored(scanned)), scanned.signals
+    assert set(signals.measures) == set(given.measures) >= {"lag_1", "lag_12", "contrast", "blend_start"}
+    for name, measure in given.measures.items():
+        for column in ("frame", "pts", "value"):
+            assert np.array_equal(getattr(signals.measures[name], column), getattr(measure, column))
+    for level, other in zip(signals.levels, given.levels, strict=True):
+        assert np.array_equal(level.score, other.score)
+
+
+def test_cuts_from_the_table_are_those_of_the_scan(scanned: ScanResult) -> None:
+    cuts = merge_cuts(signals_of(*stored(scanned)))
+    assert cuts == merge_cuts(scanned.signals)
+    assert [(cut.type, cut.frame) for cut in cuts] == [("hard", 40), ("gradual", pytest.approx(100, abs=3))]
+
+
+def test_a_scan_without_evidence_is_cut_by_its_levels(scanned: ScanResult) -> None:
+    bare = replace(scanned, signals=replace(scanned.signals, measures={}))
+    signals = signals_of(*stored(bare))
+    assert signals.measures == {}
+    assert merge_cuts(signals) == merge_cuts(bare.signals)
+
+
+def test_every_signal_is_named_in_the_video_row(scanned: ScanResult) -> None:
+    video, rows = stored(scanned)
+    assert video["signals"] == rows["signal"].to_list()
+    assert len(set(video["signals"])) == len(video["signals"])
