@@ -61,6 +61,25 @@ def report(
     console.emit({"report": str(page)}, json, lambda: print(page))
 
 
+def networks(json: Json = False) -> None:
+    """List the networks that have a name: their size, whom they follow, and whose files they read."""
+    from dataclasses import asdict
+
+    from models.networks import NETWORKS, describe
+
+    found = {name: asdict(describe(name)) for name in NETWORKS}
+    rows = [
+        {
+            "network": name,
+            "parameters": f"{told['parameters'] / 1e6:.2f} M",
+            "per sample": f"{told['flops_per_sample'] / 1e9:.1f} GFLOP",
+            "follows": told["follows"],
+        }
+        for name, told in found.items()
+    ]
+    console.emit(found, json, lambda: console.table("networks", rows))
+
+
 def _ledger(warehouse: str) -> Ledger:
     import curation.annotators.registry  # noqa: F401 (knows the tables of one's own annotators)
     from warehouse.ledger import Ledger
@@ -82,4 +101,4 @@ def _show_audit(result: Audit) -> None:
         print(problem)
 
 
-COMMANDS = (audit, explain, report)
+COMMANDS = (audit, explain, report, networks)

@@ -132,13 +132,15 @@ class VideoResBlock(nn.Module):
 class Attention(nn.Module):
     """Multi-head attention of x to itself or to a context (masked: true = seen)."""
 
-    def __init__(self, channels: int, head_dim: int, context_dim: int | None = None) -> None:
+    def __init__(
+        self, channels: int, head_dim: int, context_dim: int | None = None, bias: bool = False
+    ) -> None:
         super().__init__()
         source = channels if context_dim is None else context_dim
         self.head_dim = head_dim
-        self.to_q = nn.Linear(channels, channels, bias=False)
-        self.to_k = nn.Linear(source, channels, bias=False)
-        self.to_v = nn.Linear(source, channels, bias=False)
+        self.to_q = nn.Linear(channels, channels, bias=bias)
+        self.to_k = nn.Linear(source, channels, bias=bias)
+        self.to_v = nn.Linear(source, channels, bias=bias)
         self.to_out = nn.Linear(channels, channels)
 
     def heads(self, x_BNC: Tensor) -> Tensor:

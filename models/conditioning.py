@@ -21,21 +21,31 @@ class Conditioning:
     """One batch of conditioning.
 
     `text_BLD`: text tokens. `mask_BL`: bool, true where a token counts. `numbers_BN`: float32 in the order of
-    NUMBERS (frames per second; motion bucket 0..255), NaN where a clip's value is unknown.
+    NUMBERS (frames per second; motion bucket 0..255), NaN where a clip's value is unknown. `label_B`: class as
+    float32, NaN for none. `size_B3`: height and width in pixels, and height over width. What a network does not ask
+    for is None.
     """
 
     text_BLD: Tensor
     mask_BL: Tensor
     numbers_BN: Tensor
+    label_B: Tensor | None = None
+    size_B3: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Conditioning:
-        return Conditioning(*(value.to(device) for value in (self.text_BLD, self.mask_BL, self.numbers_BN)))
+        return Conditioning(*(value if value is None else value.to(device) for value in vars(self).values()))
 
 
 def drop_text(conditioning: Conditioning, drop_B: Tensor) -> Conditioning:
-    """Replace the text of the clips where `drop_B` (bool) is true by the null text."""
+    """Replace what is asked for of the clips where `drop_B` (bool) is true by the null text and by no class."""
     text_BLD = conditioning.text_BLD.masked_fill(drop_B[:, None, None], 0.0)
-    return replace(conditioning, text_BLD=text_BLD, mask_BL=conditioning.mask_BL | drop_B[:, None])
+    label_B = conditioning.label_B
+    return replace(
+        conditioning,
+        text_BLD=text_BLD,
+        mask_BL=conditioning.mask_BL | drop_B[:, None],
+        label_B=None if label_B is None else label_B.masked_fill(drop_B, torch.nan),
+    )
 
 
 def without_text(conditioning: Conditioning) -> Conditioning:
@@ -54,7 +64,7 @@ def draw_dropout(num_clips: int, rate: float, generator: torch.Generator) -> Ten
 def stack(first: Conditioning, second: Conditioning) -> Conditioning:
     """Two batches as one, first then second."""
     pairs = zip(vars(first).values(), vars(second).values(), strict=True)
-    return Conditioning(*(torch.cat(pair) for pair in pairs))
+    return Conditioning(*(None if pair[0] is None else torch.cat(pair) for pair in pairs))
 
 
 def motion_edges(motion_N: Tensor, num_buckets: int = NUM_MOTION_BUCKETS) -> Tensor:

@@ -32,6 +32,7 @@ PUBLIC = {
     "audit": {"W", "--deep", "--json", "--help"},
     "explain": {"W", "CLIP", "--json", "--help"},
     "report": {"W", "--output", "--run", "--title", "--json", "--help"},
+    "networks": {"--json", "--help"},
     "demo": {"--videos", "--output", "--profile", "--set", "--json", "--help"},
 }  # fmt: skip
 
@@ -192,8 +193,9 @@ def selected_clip(folder: Path) -> str:
 
 
 def test_other_settings_after_curation_are_refused_where_they_would_ask_for_other_tables(
-    run: Run, warehouse: Path
+    run: Run, reel: Path, warehouse: Path
 ) -> None:
+    run("curate", reel, "--warehouse", warehouse, "--set", "clips.min_s=0.5")
     code, output = run("select", "-w", warehouse, "--set", "clips.min_s=0.7")
     assert code == 2
     assert "they make other tables clips, cuts, motion" in output

@@ -1,0 +1,255 @@
+"""Names of weights in the files of others, one table for each layout, and the way there and back.
+
+A table pairs the name of a module or parameter in the file with ours. Several of ours for one of theirs means that
+theirs holds them on top of each other (a fused query, key and value).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from models.transformers import TransformerConfig
+from warehouse.errors import WeightsError
+
+Names = dict[str, str | tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a file names what a network holds."""
+
+    names: Mapping[str, str | tuple[str, ...]]
+    """Theirs to ours, by module or parameter."""
+    computed: tuple[str, ...] = ()
+    """Names in the file that hold what we compute, fixed positions say; passed over when reading."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What did not go one to one when weights were read."""
+
+    missing: tuple[str, ...]
+    """Ours that the file does not have."""
+    unexpected: tuple[str, ...]
+    """Names in the file that the layout does not know."""
+    reshaped: tuple[str, ...]
+    """Ours that the file holds with axes of length 1 more or less."""
+
+
+def read_weights(
+    network: nn.Module, file: Mapping[str, Tensor], layout: Layout, strict: bool = True
+) -> Report:
+    """Copies weights into a network.
+
+    Raises:
+        WeightsError: a shape does not fit, or, if strict, a name is missing or not expected.
+    """
+    own = network.state_dict()
+    found: dict[str, Tensor] = {}
+    unexpected, reshaped = [], []
+    for name, value in file.items():
+        ours = _find(layout.names, name)
+        if ours is None:
+            if name not in layout.computed:
+                unexpected.append(name)
+            continue
+        for target, part in zip(ours, value.chunk(len(ours)), strict=True):
+            if target not in own:
+                unexpected.append(name)
+                continue
+            if part.shape != own[target].shape:
+                if _full(part.shape) != _full(own[target].shape):
+                    raise WeightsError(
+                        f"{name} has shape {tuple(part.shape)}, expected {tuple(own[target].shape)} for {target}; "
+                        f"the file is of a network with another configuration"
+                    )
+                reshaped.append(target)
+            found[target] = part.reshape(own[target].shape)
+    missing = tuple(name for name in own if name not in found)
+    if strict and (missing or unexpected):
+        raise WeightsError(
+            f"the file does not fit: {_some('missing', missing)}, {_some('unexpected', unexpected)}; "
+            f"check layout and configuration, or load with strict=False"
+        )
+    network.load_state_dict(found, strict=False)
+    return Report(missing, tuple(unexpected), tuple(reshaped))
+
+
+def write_weights(network: nn.Module, layout: Layout) -> dict[str, Tensor]:
+    """A network's weights under the names of a layout. Raises WeightsError where the layout has no name for one."""
+    own = network.state_dict()
+    written: dict[str, Tensor] = {}
+    left = set(own)
+    for theirs, ours in layout.names.items():
+        ours = (ours,) if isinstance(ours, str) else ours
+        for suffix in ("", ".weight", ".bias"):
+            parts = [own.get(name + suffix) for name in ours]
+            if parts[0] is not None:
+                written[theirs + suffix] = torch.cat(parts) if len(parts) > 1 else parts[0].clone()
+                left -= {name + suffix for name in ours}
+    if left:
+        raise WeightsError(f"the layout has no name for {_some('ours', sorted(left))}")
+    return written
+
+
+def _find(names: Mapping[str, str | tuple[str, ...]], name: str) -> tuple[str, ...] | None:
+    """Ours for a name in the file: listed itself, or as a module with this parameter."""
+    module, _, parameter = name.rpartition(".")
+    for key, suffix in ((name, ""), (module, f".{parameter}")):
+        if key in names:
+            ours = names[key]
+            return tuple(one + suffix for one in ((ours,) if isinstance(ours, str) else ours))
+    return None
+
+
+def _full(shape: Iterable[int]) -> list[int]:
+    return [length for length in shape if length != 1]
+
+
+def _some(what: str, names: Iterable[str]) -> str:
+    names = list(names)
+    return f"{len(names)} {what}" + (f" ({', '.join(names[:5])})" if names else "")
+
+
+def _attention(theirs: str, ours: str) -> Names:
+    return {f"{theirs}.to_{p}": f"{ours}.to_{p}" for p in "qkv"} | {f"{theirs}.to_out.0": f"{ours}.to_out"}
+
+
+def _diffusers_block(theirs: str, ours: str, has_cross: bool) -> Names:
+    cross = _attention(f"{theirs}.attn2", f"{ours}.cross") if has_cross else {}
+    return {
+        **_attention(f"{theirs}.attn1", f"{ours}.attend"),
+        **cross,
+        f"{theirs}.ff.net.0.proj": f"{ours}.mlp.0",
+        f"{theirs}.ff.net.2": f"{ours}.mlp.2",
+    }
+
+
+def _diffusers_single(config: TransformerConfig) -> Names:
+    """What PixArt and LatteT2V have in common beside their blocks."""
+    sizes = {"resolution_embedder": "side", "aspect_ratio_embedder": "aspect"} if config.sizes else {}
+    embedders = {
+        f"adaln_single.emb.{theirs}.linear_{i}": f"embedding.{ours}.{2 * i - 2}"
+        for theirs, ours in {"timestep_embedder": "noise", **sizes}.items()
+        for i in (1, 2)
+    }
+    return embedders | {
+        "pos_embed.proj": "patches",
+        "adaln_single.linear": "shared",
+        "caption_projection.linear_1": "text.0",
+        "caption_projection.linear_2": "text.2",
+        "scale_shift_table": "output.table",
+        "proj_out": "output.project",
+    }
+
+
+def pixart_diffusers(config: TransformerConfig) -> Layout:
+    """diffusers' PixArtTransformer2DModel."""
+    names = _diffusers_single(config)
+    for i in range(config.depth):
+        theirs, ours = f"transformer_blocks.{i}", f"blocks.{i}"
+        names |= _diffusers_block(theirs, ours, True)
+        names[f"{theirs}.scale_shift_table"] = f"{ours}.table"
+    return Layout(names)
+
+
+def latte_t2v_diffusers(config: TransformerConfig) -> Layout:
+    """diffusers' LatteTransformer3DModel: its two lists of blocks take turns."""
+    names = _diffusers_single(config)
+    for i in range(config.depth):
+        theirs = f"{'temporal_' if i % 2 else ''}transformer_blocks.{i // 2}"
+        names |= _diffusers_block(theirs, f"blocks.{i}", i % 2 == 0)
+        names[f"{theirs}.scale_shift_table"] = f"blocks.{i}.table"
+    return Layout(names)
+
+
+def dit_diffusers(config: TransformerConfig) -> Layout:
+    """diffusers' DiTTransformer2DModel, which holds a copy of the embedding in every block; the first one's is read."""
+    names: Names = {
+        "pos_embed.proj": "patches",
+        "proj_out_1": "output.modulate",
+        "proj_out_2": "output.project",
+    }
+    embedding = {
+        "timestep_embedder.linear_1": "noise.0",
+        "timestep_embedder.linear_2": "noise.2",
+        "class_embedder.embedding_table": "classes",
+    }
+    copies = []
+    for i in range(config.depth):
+        theirs, ours = f"transformer_blocks.{i}", f"blocks.{i}"
+        names |= _diffusers_block(theirs, ours, False)
+        names[f"{theirs}.norm1.linear"] = f"{ours}.modulate"
+        if i == 0:
+            names |= {f"{theirs}.norm1.emb.{a}": f"embedding.{b}" for a, b in embedding.items()}
+        else:
+            copies += [f"{theirs}.norm1.emb.{a}.{p}" for a in embedding for p in ("weight", "bias")]
+    return Layout(names, tuple(copies))
+
+
+def _original_block(ours: str, config: TransformerConfig, modulation: str) -> Names:
+    """A block of DiT, PixArt or STDiT as their authors name it."""
+
+    def fused(module: str, parts: str) -> tuple[str, ...]:
+        return tuple(f"{ours}.{module}.to_{part}" for part in parts)
+
+    names: Names = {
+        f"{ours}.attn.qkv": fused("attend", "qkv"),
+        f"{ours}.attn.proj": f"{ours}.attend.to_out",
+        f"{ours}.mlp.fc1": f"{ours}.mlp.0",
+        f"{ours}.mlp.fc2": f"{ours}.mlp.2",
+        f"{ours}.{modulation}": f"{ours}.{'table' if modulation == 'scale_shift_table' else 'modulate'}",
+    }
+    if config.text_dim is not None:
+        names |= {
+            f"{ours}.cross_attn.q_linear": f"{ours}.cross.to_q",
+            f"{ours}.cross_attn.kv_linear": fused("cross", "kv"),
+            f"{ours}.cross_attn.proj": f"{ours}.cross.to_out",
+        }
+    if config.temporal != "none":
+        names |= {
+            f"{ours}.attn_temp.qkv": fused("temporal", "qkv"),
+            f"{ours}.attn_temp.proj": f"{ours}.temporal.to_out",
+        }
+    return names
+
+
+def pixart_original(config: TransformerConfig) -> Layout:
+    """PixArt-alpha's own files, and Open-Sora's STDiT, which took them over."""
+    sizes = {"csize_embedder": "side", "ar_embedder": "aspect"} if config.sizes else {}
+    names: Names = {
+        f"{theirs}.mlp.{i}": f"embedding.{ours}.{i}"
+        for theirs, ours in {"t_embedder": "noise", **sizes}.items()
+        for i in (0, 2)
+    }
+    names |= {
+        "x_embedder.proj": "patches",
+        "t_block.1": "shared",
+        "y_embedder.y_proj.fc1": "text.0",
+        "y_embedder.y_proj.fc2": "text.2",
+        "final_layer.scale_shift_table": "output.table",
+        "final_layer.linear": "output.project",
+    }
+    for i in range(config.depth):
+        names |= _original_block(f"blocks.{i}", config, "scale_shift_table")
+    return Layout(names, ("pos_embed", "pos_embed_temporal", "y_embedder.y_embedding"))
+
+
+def dit_original(config: TransformerConfig) -> Layout:
+    """DiT's own files, and Latte's, which took them over (the label table is missing where there are no classes)."""
+    names: Names = {
+        "x_embedder.proj": "patches",
+        "t_embedder.mlp.0": "embedding.noise.0",
+        "t_embedder.mlp.2": "embedding.noise.2",
+        "final_layer.adaLN_modulation.1": "output.modulate",
+        "final_layer.linear": "output.project",
+    }
+    if config.num_classes is not None:
+        names["y_embedder.embedding_table"] = "embedding.classes"
+    for i in range(config.depth):
+        names |= _original_block(f"blocks.{i}", config, "adaLN_modulation.1")
+    return Layout(names, ("pos_embed", "temp_embed"))

@@ -1,0 +1,142 @@
+"""Networks by name: whom they follow, and what they are made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from models.conditioning import Conditioning
+from models.transformers import DiffusionTransformer, TransformerConfig
+from warehouse.errors import WeightsError
+
+
+@dataclass(frozen=True)
+class Named:
+    """A network that others trained."""
+
+    config: TransformerConfig
+    follows: str
+    """Paper or project."""
+    loads: tuple[str, ...]
+    """Layouts of `models.layouts` whose files it reads."""
+    latent: tuple[int, int, int] = (1, 32, 32)
+    """Frames, height and width of the latents that it was trained on."""
+
+
+_SIZES = {"s": (384, 12, 6), "b": (768, 12, 12), "l": (1024, 24, 16), "xl": (1152, 28, 16)}
+
+
+def _sized(size: str, patch: int, **more: object) -> TransformerConfig:
+    width, depth, num_heads = _SIZES[size]
+    return TransformerConfig(width=width, depth=depth, num_heads=num_heads, patch=patch, **more)
+
+
+def _per_size(
+    prefix: str,
+    follows: str,
+    loads: tuple[str, ...],
+    latent: tuple[int, int, int] = (1, 32, 32),
+    **more: object,
+) -> dict[str, Named]:
+    return {
+        f"{prefix}-{size}-{patch}": Named(_sized(size, patch, **more), follows, loads, latent)
+        for size in _SIZES
+        for patch in (2, 4, 8)
+    }
+
+
+_TEXT = {"attention": ("space",), "modulation": "single", "cross": (True,), "text_dim": 4096}
+_PIXART = _sized("xl", 2, **_TEXT, position_scale=0.5, position_base=16)
+_STDIT = _sized("xl", 2, **_TEXT, temporal="sequential", position_scale=0.5)
+_LATTE_T2V = replace(_PIXART, depth=56, attention=("space", "time"), cross=(True, False), position_scale=1.0)
+
+_LATTE = {"loads": ("dit_original",), "latent": (16, 32, 32)}
+_STDIT_FILES = {"loads": ("pixart_original",), "latent": (16, 32, 32)}
+_PIXART_FILES = ("pixart_original", "pixart_diffusers")
+_OPEN_SORA = "Open-Sora 1.0, STDiT"
+
+NETWORKS: dict[str, Named] = {
+    **_per_size(
+        "dit",
+        "DiT, arXiv 2212.09748, table 1",
+        ("dit_original", "dit_diffusers"),
+        attention=("full",),
+        modulation="block",
+        num_classes=1000,
+    ),
+    **_per_size(
+        "latte",
+        "Latte, arXiv 2401.03048, variant 1",
+        **_LATTE,
+        attention=("space", "time"),
+        modulation="block",
+    ),
+    "latte-xl-2-late": Named(
+        _sized("xl", 2, attention=("space",) * 14 + ("time",) * 14, modulation="block"),
+        "Latte, variant 2",
+        **_LATTE,
+    ),
+    "latte-xl-2-split": Named(
+        _sized("xl", 2, attention=("split",), modulation="block"), "Latte, variant 4", **_LATTE
+    ),
+    "latte-t2v": Named(_LATTE_T2V, "LatteT2V", ("latte_t2v_diffusers",), (16, 64, 64)),
+    "pixart-xl-2": Named(_PIXART, "PixArt-alpha, arXiv 2310.00426, 256 px", _PIXART_FILES),
+    "pixart-xl-2-512": Named(
+        replace(_PIXART, position_scale=1.0, position_base=32),
+        "PixArt-alpha, 512 px",
+        _PIXART_FILES,
+        (1, 64, 64),
+    ),
+    "pixart-xl-2-1024": Named(
+        replace(_PIXART, position_scale=2.0, position_base=64, sizes=True),
+        "PixArt-alpha, 1024 px, told the picture's size",
+        _PIXART_FILES,
+        (1, 128, 128),
+    ),
+    "stdit-xl-2": Named(_STDIT, _OPEN_SORA, **_STDIT_FILES),
+    "stdit-xl-2-parallel": Named(
+        replace(_STDIT, temporal="parallel"), f"{_OPEN_SORA}, parallel variant", **_STDIT_FILES
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Described:
+    """What `cutroom networks` tells of one network."""
+
+    parameters: int
+    flops_per_sample: int
+    """Of one forward pass over one clip of the size that it was trained on; a multiplication and an addition are two."""
+    follows: str
+    loads: tuple[str, ...]
+
+
+def describe(name: str) -> Described:
+    """Counts a network without making its weights."""
+    named = NETWORKS[name]
+    network = build(name, device="meta")
+    config, (frames, height, width) = named.config, named.latent
+    with torch.device("meta"), torch.no_grad():
+        told = Conditioning(
+            torch.empty(1, 120, config.text_dim or 1),
+            torch.empty(1, 120, dtype=torch.bool),
+            torch.empty(1, 2),
+            torch.empty(1),
+            torch.empty(1, 3),
+        )
+        x_BCTHW = torch.empty(1, config.in_channels, frames, height, width)
+        with FlopCounterMode(display=False) as counter:
+            network(x_BCTHW, torch.empty(1), told)
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    return Described(parameters, counter.get_total_flops(), named.follows, named.loads)
+
+
+def build(name: str, device: str = "cpu") -> nn.Module:
+    """A network with fresh weights; on the device "meta" with none. Raises WeightsError for a name that is not known."""
+    if name not in NETWORKS:
+        raise WeightsError(f"there is no network {name!r}; there are {', '.join(NETWORKS)}")
+    with torch.device(device):
+        return DiffusionTransformer(NETWORKS[name].config)
