@@ -12,6 +12,7 @@ against one target. The loss is computed on that target: it has no factor that b
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -28,9 +29,46 @@ def per_clip(value_B: Tensor, like: Tensor) -> Tensor:
     return value_B.reshape(-1, *[1] * (like.ndim - 1))
 
 
+class Preconditioning(ABC):
+    """The four scalings as functions of sigma (any shape, positive), and what the network is to say.
+
+    Noisy latents are data plus sigma times noise for all of them, whatever their authors call the same thing.
+    """
+
+    @abstractmethod
+    def c_skip(self, sigma: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def c_out(self, sigma: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def c_in(self, sigma: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def c_noise(self, sigma: Tensor) -> Tensor:
+        """What the network is told of sigma."""
+
+    @abstractmethod
+    def target(self, x0: Tensor, noise: Tensor, sigma_B: Tensor) -> Tensor:
+        """What F should say: (x0 - c_skip x) / c_out with x = x0 + sigma n, in a form without 1/sigma."""
+
+    def weight(self, sigma: Tensor) -> Tensor:
+        """lambda(sigma), the weight of |D - x0|² under which the loss is the plain squared error of F."""
+        return self.c_out(sigma) ** -2
+
+    def predict(self, network: Network, x: Tensor, sigma_B: Tensor, conditioning: Conditioning) -> Tensor:
+        """F for a noisy x of noise level sigma_B, one for each clip and never one for each frame."""
+        return network(per_clip(self.c_in(sigma_B), x) * x, self.c_noise(sigma_B), conditioning)
+
+    def denoise(self, network: Network, x: Tensor, sigma_B: Tensor, conditioning: Conditioning) -> Tensor:
+        """D: the estimate of the clean latents, same shape and dtype as x."""
+        prediction = self.predict(network, x, sigma_B, conditioning)
+        return per_clip(self.c_skip(sigma_B), x) * x + per_clip(self.c_out(sigma_B), x) * prediction
+
+
 @dataclass(frozen=True)
-class Preconditioning:
-    """The four scalings and the loss weight as functions of sigma (any shape, positive).
+class Karras(Preconditioning):
+    """EDM's own scalings.
 
     `sigma_data`: standard deviation of the clean data. `sign`: of c_out; with +1 the network predicts
     towards the data (EDM), with -1 and unit data it predicts v = (n - sigma x0) / sqrt(1 + sigma²) (SVD).
@@ -51,30 +89,14 @@ class Preconditioning:
     def c_noise(self, sigma: Tensor) -> Tensor:
         return 0.25 * sigma.log()
 
-    def weight(self, sigma: Tensor) -> Tensor:
-        """lambda(sigma), the weight of |D - x0|²."""
-        return (sigma**2 + self.sigma_data**2) / (sigma * self.sigma_data) ** 2
-
     def target(self, x0: Tensor, noise: Tensor, sigma_B: Tensor) -> Tensor:
-        """What F should say: (x0 - c_skip x) / c_out with x = x0 + sigma n, brought to a form without
-        1/sigma.
-        """
         sigma = per_clip(sigma_B, x0)
         scale = self.sign / (self.sigma_data * (sigma**2 + self.sigma_data**2).sqrt())
         return scale * (sigma * x0 - self.sigma_data**2 * noise)
 
-    def predict(self, network: Network, x: Tensor, sigma_B: Tensor, conditioning: Conditioning) -> Tensor:
-        """F for a noisy x of noise level sigma_B, one per clip (svd.md pitfall: never one per frame)."""
-        return network(per_clip(self.c_in(sigma_B), x) * x, self.c_noise(sigma_B), conditioning)
 
-    def denoise(self, network: Network, x: Tensor, sigma_B: Tensor, conditioning: Conditioning) -> Tensor:
-        """D: the estimate of the clean latents, same shape and dtype as x."""
-        prediction = self.predict(network, x, sigma_B, conditioning)
-        return per_clip(self.c_skip(sigma_B), x) * x + per_clip(self.c_out(sigma_B), x) * prediction
-
-
-EDM = Preconditioning(sigma_data=0.5, sign=1)
-SVD = Preconditioning(sigma_data=1.0, sign=-1)
+EDM = Karras(sigma_data=0.5, sign=1)
+SVD = Karras(sigma_data=1.0, sign=-1)
 
 
 def clip_losses(

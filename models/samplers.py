@@ -1,49 +1,116 @@
-"""Samplers: from noise to latents along the probability flow ODE dx/dsigma = (x - D(x; sigma)) / sigma.
+"""Samplers: from noise to latents along dx/dsigma = (x - D(x; sigma)) / sigma, or with fresh noise on the way.
 
-They know nothing of networks: a denoiser is any function of (x, sigma) with one sigma for the whole batch.
+They know nothing of networks: a denoiser is any function of (x, sigma) with one sigma for the whole batch, and x is data
+plus sigma times noise. In these coordinates many names are one thing: DDIM is Euler, and its eta = 1 and DDPM's
+posterior step are the ancestral Euler (Song et al. 2021, eq. 16; Karras et al. 2022, section 3).
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
+from math import exp, expm1, log, sqrt
 
 import torch
 from torch import Tensor
 
 Denoiser = Callable[[Tensor, float], Tensor]
+Noise = Callable[[Tensor], Tensor]
+"""Standard normal numbers in the shape, type and place of a tensor."""
+Sampler = Callable[[Denoiser, Tensor, Tensor, Noise], Tensor]
+
+
+def noise_of(generators: list[torch.Generator]) -> Noise:
+    """Noise of which sample i comes from generator i alone, so batching changes no sample."""
+
+    def draw(like: Tensor) -> Tensor:
+        return torch.stack([torch.randn(like.shape[1:], generator=one) for one in generators]).to(like)
+
+    return draw
 
 
 def initial_latents(
     shape: tuple[int, ...], sigma_max: float, generators: list[torch.Generator], sigma_data: float = 1.0
 ) -> Tensor:
-    """N(0, sigma_data² + sigma_max²) latents, sample i from generator i alone, so batching changes no sample.
-
-    shape: (len(generators), ...).
-    """
-    noise = torch.stack([torch.randn(shape[1:], generator=generator) for generator in generators])
-    return noise * (sigma_data**2 + sigma_max**2) ** 0.5
+    """N(0, sigma_data² + sigma_max²) latents, shape (len(generators), ...), sample i from generator i."""
+    return noise_of(generators)(torch.empty(shape)) * (sigma_data**2 + sigma_max**2) ** 0.5
 
 
 def euler(denoise: Denoiser, x: Tensor, sigmas: Tensor) -> Tensor:
     """First order. `sigmas` falls and ends at 0; x has noise level sigmas[0]."""
-    for sigma, following in zip(sigmas[:-1].tolist(), sigmas[1:].tolist(), strict=True):
-        slope = (x - denoise(x, sigma)) / sigma
-        x = x + (following - sigma) * slope
+    for sigma, following in _steps(sigmas):
+        x = _towards(denoise(x, sigma), x, following / sigma)
     return x
 
 
 def heun(denoise: Denoiser, x: Tensor, sigmas: Tensor) -> Tensor:
-    """Second order (EDM algorithm 1 without churn): two evaluations a step, one in the last, which ends
-    at 0.
-    """
-    for sigma, following in zip(sigmas[:-1].tolist(), sigmas[1:].tolist(), strict=True):
-        slope = (x - denoise(x, sigma)) / sigma
-        ahead = x + (following - sigma) * slope
+    """Second order (EDM algorithm 1 without churn): two evaluations a step, one in the last, which ends at 0."""
+    for sigma, following in _steps(sigmas):
+        clean = denoise(x, sigma)
+        ahead = _towards(clean, x, following / sigma)
         if following > 0:
-            slope = (slope + (ahead - denoise(ahead, following)) / following) / 2
+            slope = ((x - clean) / sigma + (ahead - denoise(ahead, following)) / following) / 2
             ahead = x + (following - sigma) * slope
         x = ahead
     return x
 
 
-SAMPLERS: dict[str, Callable[[Denoiser, Tensor, Tensor], Tensor]] = {"euler": euler, "heun": heun}
+def euler_ancestral(denoise: Denoiser, x: Tensor, sigmas: Tensor, noise: Noise) -> Tensor:
+    """Each step goes further down than asked for and adds noise back up to it."""
+    for sigma, following in _steps(sigmas):
+        up = following * sqrt(1 - (following / sigma) ** 2)
+        x = _towards(denoise(x, sigma), x, sqrt(following**2 - up**2) / sigma)
+        if following > 0:
+            x = x + up * noise(x)
+    return x
+
+
+def dpm_solver_2m(denoise: Denoiser, x: Tensor, sigmas: Tensor) -> Tensor:
+    """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2): second order from the denoised picture of the step before."""
+    before, length_before = None, 0.0
+    for sigma, following in _steps(sigmas):
+        clean = denoise(x, sigma)
+        if following == 0:
+            return clean
+        length = log(sigma / following)
+        guess = clean if before is None else clean + (clean - before) * length / (2 * length_before)
+        x = _towards(guess, x, following / sigma)
+        before, length_before = clean, length
+    return x
+
+
+def dpm_solver_2s(denoise: Denoiser, x: Tensor, sigmas: Tensor) -> Tensor:
+    """DPM-Solver++(2S) (Lu et al. 2022, algorithm 1, r = 1/2): second order by an evaluation in mid-step."""
+    for sigma, following in _steps(sigmas):
+        clean = denoise(x, sigma)
+        if following == 0:
+            return clean
+        half = log(sigma / following) / 2
+        middle = exp(-half) * x - expm1(-half) * clean
+        x = _towards(denoise(middle, sigma * exp(-half)), x, following / sigma)
+    return x
+
+
+def _steps(sigmas: Tensor) -> list[tuple[float, float]]:
+    levels = sigmas.tolist()
+    return list(itertools.pairwise(levels))
+
+
+def _towards(clean: Tensor, x: Tensor, share: float) -> Tensor:
+    """What is left of x when its noise is brought to `share` of what it was; exact for any size of the noise."""
+    return clean + share * (x - clean)
+
+
+def _without_noise(sampler: Callable[[Denoiser, Tensor, Tensor], Tensor]) -> Sampler:
+    return lambda denoise, x, sigmas, _: sampler(denoise, x, sigmas)
+
+
+SAMPLERS: dict[str, Sampler] = {
+    "euler": _without_noise(euler),
+    "heun": _without_noise(heun),
+    "euler_ancestral": euler_ancestral,
+    "dpm_solver_2m": _without_noise(dpm_solver_2m),
+    "dpm_solver_2s": _without_noise(dpm_solver_2s),
+    "ddim": _without_noise(euler),
+    "ddpm": euler_ancestral,
+}

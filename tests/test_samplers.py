@@ -8,7 +8,7 @@ import torch
 from models.conditioning import Conditioning
 from models.edm import SVD, karras_sigmas
 from models.guidance import frame_weights, guided_denoiser
-from models.samplers import euler, heun, initial_latents
+from models.samplers import dpm_solver_2m, dpm_solver_2s, euler, heun, initial_latents
 
 MEAN, STD = 1.5, 0.8
 
@@ -30,7 +30,9 @@ def error(sampler, num_steps):
     return (end - exact_end(x, sigma_max)).abs().max().item()
 
 
-@pytest.mark.parametrize(("sampler", "order"), [(euler, 1), (heun, 2)])
+@pytest.mark.parametrize(
+    ("sampler", "order"), [(euler, 1), (heun, 2), (dpm_solver_2m, 2), (dpm_solver_2s, 2)]
+)
 def test_sampler_reaches_the_exact_end_with_its_order(sampler, order):
     coarse, fine = error(sampler, 64), error(sampler, 128)
     assert fine < 0.05

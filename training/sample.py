@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from models.conditioning import Conditioning
 from models.edm import SVD, karras_sigmas
 from models.guidance import frame_weights, guided_denoiser
-from models.samplers import SAMPLERS, initial_latents
+from models.samplers import SAMPLERS, initial_latents, noise_of
 from training.checkpoints import load_weights
 from training.draws import generator
 from warehouse.errors import SettingsError
@@ -72,12 +72,12 @@ def sample_latents(
     sampling: Sampling,
 ) -> Tensor:
     """Latents (B, C, T, h, w) of one clip for each seed; shape: (C, T, h, w)."""
-    first = initial_latents(
-        (len(seeds), *shape), sampling.sigma_max, [generator("sample", seed) for seed in seeds]
-    )
+    generators = [generator("sample", seed) for seed in seeds]
+    first = initial_latents((len(seeds), *shape), sampling.sigma_max, generators)
     denoise = guided_denoiser(SVD, network, conditioning, frame_weights(*sampling.guidance, shape[1]))
     sigmas = karras_sigmas(sampling.num_steps, sampling.sigma_min, sampling.sigma_max)
-    return SAMPLERS[sampling.sampler](denoise, first.to(conditioning.text_BLD), sigmas)
+    sampler = SAMPLERS[sampling.sampler]
+    return sampler(denoise, first.to(conditioning.text_BLD), sigmas, noise_of(generators))
 
 
 def sample_videos(

@@ -1,0 +1,144 @@
+"""Other ways to noise and to predict, as preconditionings: networks trained on discrete steps, and rectified flow.
+
+A network that was trained on x_t = sqrt(a_t) x0 + sqrt(1 - a_t) n sees data plus sigma times noise, scaled by
+1 / sqrt(1 + sigma²), with sigma_t = sqrt((1 - a_t) / a_t). One that was trained on (1 - t) x0 + t n sees it scaled by
+1 / (1 + sigma), with sigma = t / (1 - t). So every sampler takes all of them.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from math import cos, pi
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from models.edm import Preconditioning, per_clip
+
+Prediction = Literal["epsilon", "v", "sample"]
+NUM_STEPS = 1000
+_LAST_TIME = 1 - 1e-6
+"""Where a flow begins: at 1 there is no data left, and sigma would be infinite."""
+
+
+def linear_betas(first: float = 1e-4, last: float = 0.02) -> Tensor:
+    """Variances of DDPM's steps (Ho et al. 2020, section 4), float64 (1000,)."""
+    return torch.linspace(first, last, NUM_STEPS, dtype=torch.float64)
+
+
+def scaled_linear_betas(first: float = 0.00085, last: float = 0.012) -> Tensor:
+    """Variances whose roots are evenly spaced, as Stable Diffusion has them."""
+    return torch.linspace(first**0.5, last**0.5, NUM_STEPS, dtype=torch.float64).square()
+
+
+def cosine_betas() -> Tensor:
+    """Variances of the cosine schedule (Nichol and Dhariwal 2021, eq. 17), at most 0.999."""
+    kept = [cos((i / NUM_STEPS + 0.008) / 1.008 * pi / 2) ** 2 for i in range(NUM_STEPS + 1)]
+    ratios = [1 - after / before for before, after in itertools.pairwise(kept)]
+    return torch.tensor(ratios, dtype=torch.float64).clamp(max=0.999)
+
+
+def zero_terminal_snr(betas: Tensor) -> Tensor:
+    """The schedule moved and stretched so that nothing is left of the data at its end (Lin et al. 2023, algorithm 1)."""
+    roots = (1 - betas).cumprod(0).sqrt()
+    roots = (roots - roots[-1]) * roots[0] / (roots[0] - roots[-1])
+    kept = roots.square()
+    return 1 - torch.cat([kept[:1], kept[1:] / kept[:-1]])
+
+
+def sigmas_of(betas: Tensor) -> Tensor:
+    """Rising noise levels of a schedule, (1000,); the last is infinite if it has zero terminal SNR."""
+    kept = (1 - betas).cumprod(0)
+    return ((1 - kept) / kept).sqrt()
+
+
+@dataclass(frozen=True, eq=False)
+class Discrete(Preconditioning):
+    """A network of DDPM's kind: it is told the index of the step, and predicts the noise, v or the data."""
+
+    sigmas: Tensor
+    """Noise level of each step, rising and finite."""
+    prediction: Prediction = "epsilon"
+
+    def c_skip(self, sigma: Tensor) -> Tensor:
+        if self.prediction == "epsilon":
+            return torch.ones_like(sigma)
+        return torch.zeros_like(sigma) if self.prediction == "sample" else 1 / (1 + sigma**2)
+
+    def c_out(self, sigma: Tensor) -> Tensor:
+        if self.prediction == "epsilon":
+            return -sigma
+        return torch.ones_like(sigma) if self.prediction == "sample" else -sigma / (1 + sigma**2).sqrt()
+
+    def c_in(self, sigma: Tensor) -> Tensor:
+        return 1 / (1 + sigma**2).sqrt()
+
+    def c_noise(self, sigma: Tensor) -> Tensor:
+        """Index of the step, between two steps by the logarithm of sigma, at the ends the first and the last."""
+        levels = self.sigmas.to(sigma.device).log()
+        wanted = sigma.to(levels.dtype).log()
+        high = torch.searchsorted(levels, wanted).clamp(1, len(levels) - 1)
+        share = (wanted - levels[high - 1]) / (levels[high] - levels[high - 1])
+        return (high - 1 + share.clamp(0, 1)).to(sigma.dtype)
+
+    def target(self, x0: Tensor, noise: Tensor, sigma_B: Tensor) -> Tensor:
+        sigma = per_clip(sigma_B, x0)
+        if self.prediction == "v":
+            return (noise - sigma * x0) / (1 + sigma**2).sqrt()
+        return noise if self.prediction == "epsilon" else x0
+
+    def respaced(self, num_steps: int) -> Tensor:
+        """Falling noise levels of `num_steps` evenly spaced steps, the last one included, with a closing 0 (DDIM, 4.2)."""
+        step = torch.linspace(len(self.sigmas) - 1, 0, num_steps, dtype=torch.float64).round().long()
+        return torch.cat([self.sigmas[step], self.sigmas.new_zeros(1)])
+
+
+def min_snr_weight(prediction: Prediction, sigma: Tensor, gamma: float = 5.0) -> Tensor:
+    """Factor of the loss on the prediction, so that that on the data is weighted min(SNR, gamma) (Hang et al. 2023)."""
+    snr = sigma**-2
+    over = {"epsilon": snr, "v": snr + 1, "sample": torch.ones_like(snr)}[prediction]
+    return snr.clamp(max=gamma) / over
+
+
+def offset_noise(noise_BCTHW: Tensor, amount: float, generator: torch.Generator) -> Tensor:
+    """The noise plus `amount` times one number for each clip and channel, the same in all frames."""
+    offset = torch.randn(*noise_BCTHW.shape[:2], 1, 1, 1, generator=generator)
+    return noise_BCTHW + amount * offset.to(noise_BCTHW)
+
+
+class Flow(Preconditioning):
+    """Rectified flow as Open-Sora 1.2 trains it: told 1000 t, the network predicts data minus noise."""
+
+    def c_skip(self, sigma: Tensor) -> Tensor:
+        return 1 / (1 + sigma)
+
+    def c_out(self, sigma: Tensor) -> Tensor:
+        return sigma / (1 + sigma)
+
+    def c_in(self, sigma: Tensor) -> Tensor:
+        return 1 / (1 + sigma)
+
+    def c_noise(self, sigma: Tensor) -> Tensor:
+        return NUM_STEPS * sigma / (1 + sigma)
+
+    def target(self, x0: Tensor, noise: Tensor, sigma_B: Tensor) -> Tensor:
+        return x0 - noise
+
+
+def flow_shift(height_px: int, width_px: int, latent_frames: int) -> float:
+    """How much more noise larger and longer clips get, over a picture of 512 x 512 (Open-Sora 1.2)."""
+    return (height_px * width_px / 512**2) ** 0.5 * latent_frames**0.5
+
+
+def shifted(time: Tensor, shift: float) -> Tensor:
+    """Times 0 to 1 moved towards noise; computed in float64, because half precision loses the small ones."""
+    wide = time.double()
+    return (shift * wide / (1 + (shift - 1) * wide)).to(time.dtype)
+
+
+def flow_sigmas(num_steps: int, shift: float = 1.0) -> Tensor:
+    """Falling noise levels of evenly spaced, then shifted, times with a closing 0: (num_steps + 1,), float64."""
+    time = shifted(torch.linspace(1, 0, num_steps + 1, dtype=torch.float64), shift).clamp(max=_LAST_TIME)
+    return time / (1 - time)

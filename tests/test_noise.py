@@ -1,0 +1,262 @@
+"""Noise schedules and predictions against closed forms, and whole trajectories beside diffusers' schedulers."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    HeunDiscreteScheduler,
+)
+from torch import Tensor
+
+from models.conditioning import Conditioning
+from models.edm import EDM, SVD, Preconditioning, clip_losses, karras_sigmas, per_clip
+from models.noise import (
+    Discrete,
+    Flow,
+    cosine_betas,
+    flow_shift,
+    flow_sigmas,
+    linear_betas,
+    min_snr_weight,
+    offset_noise,
+    scaled_linear_betas,
+    shifted,
+    sigmas_of,
+    zero_terminal_snr,
+)
+from models.samplers import SAMPLERS, noise_of
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+"""diffusers' schedulers hand tensors to numpy in an old way."""
+
+NOTHING = Conditioning(torch.zeros(3, 1, 1), torch.ones(3, 1, dtype=torch.bool), torch.zeros(3, 2))
+SIGMAS = sigmas_of(scaled_linear_betas())
+KINDS = ("epsilon", "v", "sample")
+ALL = {"edm": EDM, "svd": SVD, "flow": Flow(), **{kind: Discrete(SIGMAS, kind) for kind in KINDS}}
+
+
+def network(x: Tensor, c_noise_B: Tensor, _: Conditioning) -> Tensor:
+    """A function that bends with both of its inputs."""
+    return torch.sin(1.3 * x + 0.7) * 0.8 + per_clip(torch.cos(0.01 * c_noise_B), x) * 0.3
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_network_that_says_the_target_denoises_exactly_and_loses_nothing(name: str) -> None:
+    preconditioning: Preconditioning = ALL[name]
+    x0, noise = torch.randn(2, 3, 4, 2, 5, 5, dtype=torch.float64)
+    sigma_B = torch.tensor([0.05, 1.0, 14.0], dtype=torch.float64)
+    target = preconditioning.target(x0, noise, sigma_B)
+
+    def perfect(*_: object) -> Tensor:
+        return target
+
+    x = x0 + per_clip(sigma_B, x0) * noise
+    assert (preconditioning.denoise(perfect, x, sigma_B, NOTHING) - x0).abs().max() < 1e-9
+    assert clip_losses(preconditioning, perfect, x0, noise, sigma_B, NOTHING).max() < 1e-12
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_loss_of_the_prediction_is_the_weighted_loss_of_the_data(name: str) -> None:
+    preconditioning: Preconditioning = ALL[name]
+    x0, noise = torch.randn(2, 3, 4, 2, 5, 5, dtype=torch.float64)
+    sigma_B = torch.tensor([0.05, 1.0, 14.0], dtype=torch.float64)
+    x = x0 + per_clip(sigma_B, x0) * noise
+    loss = clip_losses(preconditioning, network, x0, noise, sigma_B, NOTHING).double()
+    error = preconditioning.denoise(network, x, sigma_B, NOTHING) - x0
+    weighted = preconditioning.weight(sigma_B) * error.square().flatten(1).mean(1)
+    assert torch.allclose(loss, weighted, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_min_snr_is_the_same_loss_for_every_prediction(kind: str) -> None:
+    """Whatever is predicted, the loss of the data is weighted min(SNR, 5)."""
+    sigma = torch.tensor([0.05, 0.4, 1.0, 14.0], dtype=torch.float64)
+    on_data = Discrete(SIGMAS, kind).weight(sigma) * min_snr_weight(kind, sigma)
+    assert torch.allclose(on_data, (sigma**-2).clamp(max=5))
+
+
+@pytest.mark.parametrize(
+    ("betas", "name"), [(linear_betas(), "linear"), (scaled_linear_betas(), "scaled_linear"),
+                        (cosine_betas(), "squaredcos_cap_v2")],
+)  # fmt: skip
+def test_schedules_are_those_of_diffusers(betas: Tensor, name: str) -> None:
+    ends = {"linear": (1e-4, 0.02), "scaled_linear": (0.00085, 0.012)}.get(name, (1e-4, 0.02))
+    theirs = DDPMScheduler(beta_schedule=name, beta_start=ends[0], beta_end=ends[1])
+    assert torch.allclose(betas.float(), theirs.betas, rtol=1e-4, atol=1e-7)
+    theirs = DDIMScheduler(
+        beta_schedule=name, beta_start=ends[0], beta_end=ends[1], rescale_betas_zero_snr=True
+    )
+    assert torch.allclose(zero_terminal_snr(betas).float(), theirs.betas, rtol=1e-3, atol=1e-6)
+    assert sigmas_of(zero_terminal_snr(betas))[-1].isinf()
+
+
+def test_the_network_is_told_the_step_and_what_lies_between_two() -> None:
+    told = Discrete(SIGMAS).c_noise(torch.stack([SIGMAS[0], SIGMAS[500], SIGMAS[999], SIGMAS[999] * 9]))
+    assert told.tolist() == pytest.approx([0, 500, 999, 999])
+    between = Discrete(SIGMAS).c_noise((SIGMAS[10] * SIGMAS[11]).sqrt()[None])
+    assert between.item() == pytest.approx(10.5)
+
+
+Step = Callable[[Any, Tensor, Tensor, int], Tensor]
+
+
+def theirs_in_sigma(scheduler: Any, first: Tensor, preconditioning: Preconditioning) -> Tensor:
+    """A scheduler of diffusers that keeps x as data plus sigma times noise."""
+    x = first
+    for t in scheduler.timesteps:
+        sigma = scheduler.sigmas[
+            scheduler.index_for_timestep(t) if scheduler.step_index is None else scheduler.step_index
+        ]
+        said = network(scheduler.scale_model_input(x, t), preconditioning.c_noise(sigma[None].to(x)), NOTHING)
+        x = (
+            scheduler.step(said, t, x, generator=torch.Generator().manual_seed(5), return_dict=False)[0]
+            if isinstance(scheduler, EulerAncestralDiscreteScheduler)
+            else scheduler.step(said, t, x, return_dict=False)[0]
+        )
+    return x
+
+
+def ours(
+    name: str, preconditioning: Preconditioning, first: Tensor, sigmas: Tensor, seeds: int = 3
+) -> Tensor:
+    def denoise(x: Tensor, sigma: float) -> Tensor:
+        return preconditioning.denoise(network, x, x.new_full((len(x),), sigma), NOTHING)
+
+    generators = [torch.Generator().manual_seed(i) for i in range(seeds)]
+    return SAMPLERS[name](denoise, first, sigmas, noise_of(generators))
+
+
+def first_latents(sigma: float) -> Tensor:
+    return torch.randn(3, 4, 6, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * sigma
+
+
+def test_euler_with_svds_settings_is_diffusers_own() -> None:
+    scheduler = EulerDiscreteScheduler(
+        prediction_type="v_prediction", timestep_type="continuous", use_karras_sigmas=True,
+        sigma_min=0.002, sigma_max=700.0, timestep_spacing="leading",
+    )  # fmt: skip
+    scheduler.set_timesteps(25)
+    first = first_latents(700.0)
+    sigmas = karras_sigmas(25)
+    assert torch.allclose(scheduler.sigmas.double(), sigmas, rtol=1e-5)
+    expected = theirs_in_sigma(scheduler, first, SVD)
+    assert (ours("euler", SVD, first, sigmas) - expected).abs().max() < 1e-3 * expected.abs().max()
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("heun", HeunDiscreteScheduler), ("euler", EulerDiscreteScheduler)]
+)
+def test_deterministic_samplers_are_diffusers_own(name: str, kind: type) -> None:
+    scheduler = kind(
+        beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, timestep_spacing="linspace"
+    )
+    scheduler.set_timesteps(12)
+    levels = [float(s) for i, s in enumerate(scheduler.sigmas) if i == 0 or s != scheduler.sigmas[i - 1]]
+    sigmas = torch.tensor(levels, dtype=torch.float64)
+    first = first_latents(levels[0])
+    expected = theirs_in_sigma(scheduler, first, Discrete(SIGMAS))
+    assert (ours(name, Discrete(SIGMAS), first, sigmas) - expected).abs().max() < 1e-4
+
+
+def test_ddim_is_diffusers_own() -> None:
+    """diffusers keeps x scaled to unit variance."""
+    scheduler = DDIMScheduler(
+        beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, clip_sample=False,
+        set_alpha_to_one=True, timestep_spacing="linspace",
+    )  # fmt: skip
+    scheduler.set_timesteps(12)
+    x = first_latents(1.0)
+    preconditioning = Discrete(SIGMAS)
+    # DDIM's steps lie 1000 // 12 apart whatever the spacing is, so each is given its own pair.
+    for t in scheduler.timesteps.tolist():
+        before = t - 1000 // 12
+        following = SIGMAS[before].item() if before >= 0 else 0.0
+        pair = torch.tensor([SIGMAS[t].item(), following], dtype=torch.float64)
+        scale = (1 + pair.square()).sqrt()
+        mine = ours("ddim", preconditioning, x * scale[0], pair) / scale[1]
+        said = network(x, torch.full((3,), float(t), dtype=torch.float64), NOTHING)
+        x = scheduler.step(said, t, x, return_dict=False)[0]
+        assert (mine - x).abs().max() < 1e-4
+
+
+def test_ddpm_has_the_mean_and_the_deviation_of_diffusers_posterior() -> None:
+    scheduler = DDPMScheduler(beta_schedule="linear", clip_sample=False, variance_type="fixed_small")
+    preconditioning, t = Discrete(sigmas_of(linear_betas())), 400
+    pair = preconditioning.sigmas[[t, t - 1]]
+    scale = (1 + pair.square()).sqrt()
+    x = torch.ones(3, 4, 50, 50, dtype=torch.float64) * 0.3
+    mine = ours("ddpm", preconditioning, x * scale[0], pair) / scale[1]
+    said = network(x, torch.full((3,), float(t), dtype=torch.float64), NOTHING)
+    theirs = scheduler.step(said, t, x, generator=torch.Generator().manual_seed(1), return_dict=False)[0]
+    assert mine.mean().item() == pytest.approx(theirs.mean().item(), abs=3e-3)
+    assert mine.std().item() == pytest.approx(theirs.std().item(), rel=0.02)
+
+
+def test_ancestral_euler_is_diffusers_own_given_the_same_noise() -> None:
+    scheduler = EulerAncestralDiscreteScheduler(
+        beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, timestep_spacing="linspace"
+    )
+    scheduler.set_timesteps(10)
+    sigmas = scheduler.sigmas.double()
+    first = first_latents(sigmas[0].item())
+    expected = theirs_in_sigma(scheduler, first, Discrete(SIGMAS))
+
+    def same(like: Tensor) -> Tensor:
+        return torch.randn(like.shape, generator=torch.Generator().manual_seed(5), dtype=like.dtype)
+
+    def denoise(x: Tensor, sigma: float) -> Tensor:
+        return Discrete(SIGMAS).denoise(network, x, x.new_full((len(x),), sigma), NOTHING)
+
+    assert (SAMPLERS["euler_ancestral"](denoise, first, sigmas, same) - expected).abs().max() < 1e-4
+
+
+def test_dpm_solver_is_diffusers_own() -> None:
+    scheduler = DPMSolverMultistepScheduler(
+        beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, use_karras_sigmas=True,
+        algorithm_type="dpmsolver++", solver_order=2, final_sigmas_type="zero",
+    )  # fmt: skip
+    scheduler.set_timesteps(12)
+    sigmas = scheduler.sigmas.double()
+    x = first_latents(1.0)
+    expected = x
+    for index, t in enumerate(scheduler.timesteps):
+        told = Discrete(SIGMAS).c_noise(sigmas[index].expand(3))
+        expected = scheduler.step(network(expected, told, NOTHING), t, expected, return_dict=False)[0]
+    first = x * (1 + sigmas[0] ** 2).sqrt()
+    assert (ours("dpm_solver_2m", Discrete(SIGMAS), first, sigmas) - expected).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_flow_is_the_euler_of_its_own_time(shift: float) -> None:
+    """Open-Sora's loop: from noise at t = 1, x <- x + (t - t') v."""
+    time = shifted(torch.linspace(1, 0, 31, dtype=torch.float64), shift)
+    x = first_latents(1.0)
+    for now, following in itertools.pairwise(time):
+        x_before = x
+        x = x + (now - following) * network(x_before, (1000 * now).expand(3), NOTHING)
+    sigmas = flow_sigmas(30, shift)
+    first = first_latents(1.0) * (1 + sigmas[0])
+    assert (ours("euler", Flow(), first, sigmas) - x).abs().max() < 1e-4
+
+
+def test_flow_shift_grows_with_size_and_length() -> None:
+    assert flow_shift(512, 512, 1) == 1
+    assert flow_shift(1024, 1024, 4) == 4
+    assert shifted(torch.tensor([0.0, 0.5, 1.0]), 3.0).tolist() == pytest.approx([0, 0.75, 1])
+
+
+def test_offset_noise_is_one_number_for_each_clip_and_channel() -> None:
+    noise = torch.zeros(64, 32, 3, 2, 2)
+    moved = offset_noise(noise, 0.1, torch.Generator().manual_seed(0))
+    assert (moved - moved[:, :, :1, :1, :1]).abs().max() == 0
+    assert moved.std().item() == pytest.approx(0.1, rel=0.05)
