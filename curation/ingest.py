@@ -114,6 +114,17 @@ def give(ledger: Ledger, footage: Sequence[str], *, run_id: str) -> list[str]:
         raise WarehouseError(
             f"no file found in {', '.join(footage) or 'nothing'}; name video files or folders of them"
         )
+    give_rows(ledger, rows, run_id=run_id)
+    wanted = {r["source_id"] for r in rows}
+    return [
+        g
+        for g in ledger.groups()
+        if not wanted.isdisjoint(ledger.read("given", g, ["source_id"])["source_id"])
+    ]
+
+
+def give_rows(ledger: Ledger, rows: Sequence[dict[str, object]], *, run_id: str) -> None:
+    """Writes down rows of `list_sources` that are new to the warehouse."""
     with claim(ledger.store, "given", wait_s=600) as held:
         if not held:
             raise WarehouseError(
@@ -126,12 +137,6 @@ def give(ledger: Ledger, footage: Sequence[str], *, run_id: str) -> list[str]:
             name = digest([r["source_id"] for r in group])
             table = pa.Table.from_pylist(group, TABLES["given"].schema)
             ledger.commit(GIVE, name, {"given": table.to_batches()}, run_id=run_id)
-    wanted = {r["source_id"] for r in rows}
-    return [
-        g
-        for g in ledger.groups()
-        if not wanted.isdisjoint(ledger.read("given", g, ["source_id"])["source_id"])
-    ]
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from curation.annotators.registry import ANNOTATORS
 from curation.clips import ClipConfig
 from curation.cuts import CutConfig
 from curation.engine.work import Work
+from curation.formats.imports import LIST, MATCH
 from curation.ingest import ASSIGN, GIVE, HASH, HashWork, ShardSize
 from curation.media import MediaLimits
 from curation.scan import ScanConfig
@@ -61,6 +62,8 @@ def make_plan(config: CurationConfig, *further: Step) -> Plan:
     """The plan of a curation: its steps, the selection, and further ones (encoding) that read their tables."""
     steps = [
         GIVE,
+        LIST,
+        MATCH,
         HASH,
         ASSIGN,
         *(w.step for w in shard_works(config)),

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 def curate(
     footage: Annotated[
         list[str] | None,
-        typer.Argument(help="Videos, folders (searched recursively) or object-store prefixes."),
+        typer.Argument(
+            help="Videos, folders (searched recursively) or prefixes; none: what the warehouse was given before."
+        ),
     ] = None,
     warehouse: Warehouse = None,
     profile: Profile = None,
@@ -32,6 +34,7 @@ def curate(
     """Turn footage into scored and selected clips. The same command again does no work, or goes on."""
     from flows.curate import curate_lvd
     from flows.settings import CurateParams, load_settings
+    from warehouse.store import Store
 
     flags = console.flags_of(
         set_,
@@ -42,8 +45,10 @@ def curate(
         retry_failed=retry_failed or None,
     )
     settings = load_settings(flags, toml=config)
-    console.require(settings, "footage", "name videos or folders")
     console.require(settings, "warehouse", "use --warehouse")
+    if "footage" not in settings.model_fields_set and Store(settings.warehouse).folders("given"):
+        settings = settings.model_copy(update={"footage": ()})
+    console.require(settings, "footage", "name videos or folders")
     params = CurateParams.of(settings, config)
     with console.progress():
         curated = console.as_flow(curate_lvd)(params)

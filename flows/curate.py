@@ -53,7 +53,8 @@ def curate(settings: Settings) -> Curated:
     """
     config = settings.curation()
     with open_engine(settings, make_plan(config)) as engine:
-        groups = give(engine.ledger, settings.footage, run_id=engine.run_id)
+        ledger, footage = engine.ledger, settings.footage
+        groups = give(ledger, footage, run_id=engine.run_id) if footage else ledger.groups()
         rows = run_windows(hash_work(config), engine, windows(groups, settings.window_shards)).rows
         assign(engine.ledger, config.shard, run_id=engine.run_id)
         return _score_and_select(engine, config, settings.window_shards, rows)

@@ -69,7 +69,7 @@ class CurateSettings(Section):
     """What a curation run needs."""
 
     footage: Annotated[tuple[str, ...], BeforeValidator(_one_or_more)] = ("cutroom-demo/reel",)
-    """Video files, folders (searched recursively) or object-store prefixes."""
+    """Video files, folders (searched recursively) or object-store prefixes; none: what was given earlier."""
     warehouse: str = "cutroom-demo/warehouse"
     """Folder or object-store prefix that holds the tables."""
     profile: Literal["embedded", "published"] = "embedded"

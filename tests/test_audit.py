@@ -15,6 +15,9 @@ from warehouse.audit import audit
 from warehouse.ledger import Ledger
 from warehouse.schema import TABLES
 
+BELOW = {"given": "sources", "listed": "matched"}
+"""Tables that begin a chain, and the next in it, which tells of their defects."""
+
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Ledger:
@@ -63,7 +66,7 @@ def test_a_deleted_row_is_named(ledger: Ledger, table: str) -> None:
     _edit(path, lambda rows: rows.slice(1))
     found = audit(ledger)
     assert not found.balanced
-    kind, where = ("unknown", "sources") if table == "given" else ("missing", table)
+    kind, where = ("unknown", BELOW[table]) if table in BELOW else ("missing", table)
     assert any(
         (p.table, p.kind, p.key, p.id) == (where, kind, ledger.plan.keys[where], lost) for p in found.problems
     )
@@ -90,7 +93,7 @@ def test_an_unknown_id_is_named(ledger: Ledger, table: str) -> None:
     )
     found = audit(ledger)
     assert not found.balanced
-    where, kind = ("sources", "missing") if table == "given" else (table, "unknown")
+    where, kind = (BELOW[table], "missing") if table in BELOW else (table, "unknown")
     assert any(
         (p.table, p.kind, p.key) == (where, kind, ledger.plan.keys[where]) and p.id.startswith("f00")
         for p in found.problems

@@ -87,14 +87,14 @@ def test_what_a_dead_process_left_is_swept_and_the_living_is_not(tmp_path: Path)
 import os, sys
 from warehouse.store import Store
 store = Store(sys.argv[1])
-with store._placing("x") as temporary:
+with store.placing("x") as temporary:
     temporary.write_bytes(b"half")
     os.kill(os.getpid(), 9)
 """
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False, env=os.environ)
     store = Store(tmp_path)
     assert len(list(store.scratch().iterdir())) == 1
-    with store._placing("y") as own:
+    with store.placing("y") as own:
         own.write_bytes(b"mine")
         store.sweep()
         assert list(store.scratch().iterdir()) == [own]

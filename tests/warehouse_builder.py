@@ -54,6 +54,8 @@ PER_CLIP = (
 
 STEPS = (
     Step("give", 1, (), ("given",)),
+    Step("list", 1, (), ("listed",)),
+    Step("match", 1, ("given", "listed"), ("matched",)),
     Step("hash", 1, ("given",), ("sources",)),
     Step("assign", 1, ("sources",), ("shards",)),
     Step("scan", 1, ("shards",), ("frame_scores", "flow", "grid_frames", "videos"), {"grid_fps": 2.0}),
@@ -118,6 +120,12 @@ def _fill_sources(ledger: Ledger, root: Path, videos: int, seed: int) -> dict[st
     sources += [gone | {"bytes": None, "modified_ns": None}, notes]
     commit(ledger, "give", digest("group"), given=sources)
     commit(ledger, "hash", digest("group"), sources=sources)
+    entries = [{"entry_id": digest(n), "list_id": digest("list"), "place": f"line {n}"} for n in range(3)]
+    commit(ledger, "list", digest("list"), listed=entries)
+    ids = [sources[0]["source_id"], sources[1]["source_id"], None]
+    rows = [{"entry_id": e["entry_id"], "source_id": i} for e, i in zip(entries, ids, strict=True)]
+    states = [settled(), settled(), settled("failed", "not_found", "there is no such file")]
+    commit(ledger, "match", digest("list"), matched=[r | s for r, s in zip(rows, states, strict=True)])
     first = {s["video_id"]: s for s in reversed(sources) if s["video_id"]}
     members = [first[v] for v in sorted(first, key=lambda v: first[v]["uri"])]
     shards = {digest(part): members[part::2] for part in (0, 1) if members[part::2]}

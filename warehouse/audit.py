@@ -84,6 +84,7 @@ def audit(ledger: Ledger, *, deep: bool = False) -> Audit:
             if deep:
                 _verify(ledger, TABLES[name], result.problems)
             result.tables[name] = _audit_table(ledger, TABLES[name], result.problems)
+            result.problems += _dangling(ledger, TABLES[name])
     if "verdicts" in result.tables:
         result.selections[ledger.plan.config["select"]["name"]] = _split(ledger)
     if "pack" in ledger.plan.config:
@@ -98,6 +99,22 @@ def _verify(ledger: Ledger, table: Table, problems: list[Problem]) -> None:
     for part in (p for of_shard in ledger.parts(table.name).values() for p in of_shard):
         if not ledger.store.is_sound(part.path):
             problems.append(Problem(table.name, ledger.plan.keys[table.name], "damaged", part.path))
+
+
+def _dangling(ledger: Ledger, table: Table) -> Iterator[Problem]:
+    """Names values that refer to ids which the other table does not have."""
+    if table.references is None:
+        return
+    column, other = table.references
+    ids = TABLES[other].identity[0]
+
+    def values(table: Table, column: str) -> set[str]:
+        parts = [p for of_shard in ledger.parts(table.name).values() for p in of_shard]
+        rows = _read_parts(ledger, table, parts, [], list(dict.fromkeys([*table.identity, column])))
+        return set(_newest(rows, table)[column].drop_nulls())
+
+    for value in sorted(values(table, column) - values(TABLES[other], ids))[:MAX_NAMED]:
+        yield Problem(table.name, ledger.plan.keys[table.name], "unknown", f"{column} {value}")
 
 
 def _audit_table(ledger: Ledger, table: Table, problems: list[Problem]) -> TableCount:

@@ -4,6 +4,7 @@ CutroomError                what, got, expected, and how to mend it
 ├── SettingsError           a setting is unknown or out of range
 ├── MediaError              a video cannot be used; `.cause` is one of a fixed set of words
 ├── WarehouseError          a table, plan or claim is not as it must be
+├── FormatError             a list of footage is not in the format that it was said to be in
 ├── DatasetError            a packed dataset is missing, cut short or of another shape
 └── WeightsError            a checkpoint is missing or does not fit its network
 """
@@ -37,6 +38,10 @@ class MediaError(CutroomError):
 
 class WarehouseError(CutroomError):
     """A table, plan or claim is not as it must be."""
+
+
+class FormatError(CutroomError):
+    """A list of footage is not in the format that it was said to be in."""
 
 
 class DatasetError(CutroomError):

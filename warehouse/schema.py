@@ -5,6 +5,7 @@ ids that nothing is missing, doubled or unknown::
 
     given -> sources -> shards -> videos -> frame_scores, flow, grid_frames
                                        \\-> cuts -> clips -> motion, text_area, ... -> verdicts -> latents, text_embeddings
+    listed -> matched (beside them: what imported lists say, and which sources of `given` they say it of)
 
 **Key.** ``hash(table, step version, step config, keys of the tables that the step reads)``; see `warehouse.plan`.
 
@@ -14,7 +15,8 @@ reason as its cause). An id without a row is pending; pending is never written.
 **Retry rule.** The same command again settles the ids that have no row. A failure whose cause is transient
 (`TRANSIENT_CAUSES`) is tried again, up to `MAX_ATTEMPTS` times in all; any other failure is final at once and is tried
 again on demand only (``--retry-failed``). A retry writes the next generation of its shard with the rows that it
-settled; for an id the highest generation counts.
+settled; for an id the highest generation counts. A list that is imported again settles anew the entries whose file has
+come, gone or changed since.
 """
 
 from __future__ import annotations
@@ -65,7 +67,9 @@ class Table:
     expects: Expects | None
     stateful: bool = True
     by_shard: bool = True
-    """Its files are named by shards of videos; otherwise by groups of sources."""
+    """Its files are named by shards of videos; otherwise by groups of sources, or by lists."""
+    references: tuple[str, str] | None = None
+    """A column, and the table whose ids its values must be among; null refers to nothing."""
 
     @property
     def schema(self) -> pa.Schema:
@@ -101,6 +105,40 @@ _GIVEN = Table(
     None,
     stateful=False,
     by_shard=False,
+)
+
+_LISTED = Table(
+    "listed",
+    ("entry_id",),
+    (
+        column("entry_id", pa.string(), "hash of the list's id and the entry's position in it"),
+        column("list_id", pa.string(), "hash of the format, the list's URI, and all that its entries say"),
+        column("format", pa.string(), "as `cutroom import-data` names it"),
+        column("uri", pa.string(), "the list as it was given, absolute"),
+        column("place", pa.string(), "where in the list: a line, an item, a folder"),
+        column("path", pa.string(), "footage, as the list has it; null where it names none"),
+        column("captions", pa.list_(pa.string()), "what the list says is to be seen"),
+        column("start_s", pa.float64(), "span of the footage, if one is listed", unit="s"),
+        column("end_s", pa.float64(), "its end", unit="s"),
+        column("start_frame", pa.int64(), "first frame of the span, in presentation order"),
+        column("end_frame", pa.int64(), "just past its last frame"),
+        column("columns", pa.string(), "all else that the list says, as a JSON object"),
+    ),
+    None,
+    stateful=False,
+    by_shard=False,
+)
+
+_MATCHED = Table(
+    "matched",
+    ("entry_id",),
+    (
+        column("entry_id", pa.string(), "hash of the list's id and the entry's position in it"),
+        column("source_id", pa.string(), "the source that it became; null when it could not be used"),
+    ),
+    Expects("listed", ("entry_id",)),
+    by_shard=False,
+    references=("source_id", "given"),
 )
 
 _SOURCES = Table(
@@ -407,6 +445,8 @@ TABLES: dict[str, Table] = {
     t.name: t
     for t in (
         _GIVEN,
+        _LISTED,
+        _MATCHED,
         _SOURCES,
         _SHARDS,
         _VIDEOS,

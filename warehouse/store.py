@@ -86,7 +86,7 @@ class Store:
 
     def write_bytes(self, path: str, data: bytes) -> None:
         """Puts a small file in place, whole or not at all."""
-        with self._placing(path) as temporary:
+        with self.placing(path) as temporary:
             temporary.write_bytes(data)
 
     def delete(self, path: str) -> None:
@@ -138,7 +138,7 @@ class Store:
         described = schema.with_metadata({**(schema.metadata or {}), **metadata})
         rows = 0
         with (
-            self._placing(path) as temporary,
+            self.placing(path) as temporary,
             pq.ParquetWriter(temporary, described, compression="zstd", write_page_checksum=True) as writer,
         ):
             for group in _row_groups(schema, batches):
@@ -159,7 +159,7 @@ class Store:
                 shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
 
     @contextlib.contextmanager
-    def _placing(self, path: str) -> Iterator[Path]:
+    def placing(self, path: str) -> Iterator[Path]:
         """Yields a temporary local file; when the block ends well, it appears at `path`."""
         temporary = self.scratch() / f"{owner.new_name()}.part"
         faults.point("temporary.before", path.split("/", 1)[0])

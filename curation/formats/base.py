@@ -1,0 +1,101 @@
+"""What lists of footage have in common: an entry as a list names it, and how a format is read and written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One entry of a list, or a part of the list that is no entry, with the reason."""
+
+    where: str
+    """Its place in the list, for people: a line, an item, a folder."""
+    path: str | None = None
+    """The footage as it is listed; None where the entry names none."""
+    root: str | None = None
+    """The folder that its path starts from; None: where the list says nothing, its own folder."""
+    captions: tuple[str, ...] = ()
+    start_s: float | None = None
+    end_s: float | None = None
+    start_frame: int | None = None
+    """In presentation order, from 0."""
+    end_frame: int | None = None
+    """Just past the last frame."""
+    frames: tuple[str, ...] = ()
+    """Files of single frames in order of time, where the footage is a folder of them."""
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    """All else that the list says, as JSON has it."""
+    cause: str | None = None
+    """A short stable word: why it cannot be used; None where the list is right about it."""
+    detail: str | None = None
+
+
+def malformed(where: str, cause: str, detail: str, **known: Any) -> Entry:
+    """An entry that cannot be used, with the reason."""
+    return Entry(where, cause=cause, detail=detail, **known)
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One kept clip on its way into a list."""
+
+    clip_id: str
+    video_id: str
+    uri: str
+    """The video that it is a span of."""
+    start_pts: int
+    end_pts: int
+    start_s: float
+    duration_s: float
+    start_frame: int
+    """In presentation order, from 0."""
+    num_frames: int
+    fps: float
+    width: int
+    """As displayed, in pixels."""
+    height: int
+    captions: Mapping[str, str]
+    """By who wrote it: summary, video, frame; those that there are, the preferred first."""
+    scores: Mapping[str, float | None]
+    """By annotator."""
+    path: str = ""
+    """Where the list finds its footage."""
+
+    @property
+    def caption(self) -> str:
+        """The preferred caption, or nothing."""
+        return next(iter(self.captions.values()), "")
+
+    @property
+    def end_s(self) -> float:
+        return self.start_s + self.duration_s
+
+    @property
+    def end_frame(self) -> int:
+        """Just past the last frame."""
+        return self.start_frame + self.num_frames
+
+
+Media = Literal["source", "video", "frames", "none"]
+"""What a list points to: spans of the sources as they are, one file a clip, a folder of frames a clip, or nothing."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """How one kind of list is read and written."""
+
+    name: str
+    read: Callable[[Path], Iterator[Entry]] | None
+    """Entries in the order of the list. Raises FormatError where it is no list of this format at all."""
+    write: Callable[[Sequence[Clip], Path, Path], None]
+    """Writes the list of these clips into a folder (second) that will be moved to another (third) when it is whole."""
+    media: tuple[Media, ...]
+    """What its lists may point to, the usual one first."""
+    absolute: bool = False
+    """Its loader knows no root, so that files of clips are named by absolute paths."""

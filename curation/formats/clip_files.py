@@ -1,0 +1,158 @@
+"""Clips as files of their own: exactly the frames of the clip, encoded anew, and none of its neighbours'."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Protocol
+
+import av
+import numpy as np
+
+from curation.formats.base import Clip
+from curation.frames import Decoded, Decoder
+from curation.ingest import open_source
+from curation.media import MediaLimits, open_video
+from warehouse.errors import MediaError
+
+CRF = "16"
+"""x264's constant quality: hardly to be told from the source."""
+
+
+class Sink(Protocol):
+    """Takes the frames of one clip in order."""
+
+    def add(self, frame: Decoded) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def write_clips(
+    uri: str, clips: Sequence[Clip], limits: MediaLimits, open_sink: Callable[[Clip, Decoder], Sink]
+) -> Iterator[tuple[Clip, MediaError | None]]:
+    """Feeds every frame of some clips of one video into a sink each, in one decode.
+
+    Args:
+        clips: spans that do not overlap.
+        open_sink: makes the sink of a clip; it is told where the frames come from.
+
+    Yields:
+        Every clip, with why its frames could not all be had, if so.
+    """
+    clips = sorted(clips, key=lambda c: c.start_pts)
+    counts = dict.fromkeys((c.clip_id for c in clips), 0)
+    error: MediaError | None = None
+    try:
+        _feed(uri, clips, limits, open_sink, counts)
+    except MediaError as failed:
+        error = failed
+    except OSError as failed:
+        error = MediaError("io_error", str(failed))
+    for clip in clips:
+        found = counts[clip.clip_id]
+        changed = MediaError("changed", f"{found} of {clip.num_frames} frames found; was the file replaced?")
+        yield clip, None if found == clip.num_frames else error or changed
+
+
+def _feed(
+    uri: str,
+    clips: Sequence[Clip],
+    limits: MediaLimits,
+    open_sink: Callable[[Clip, Decoder], Sink],
+    counts: dict[str, int],
+) -> None:
+    starts = [c.start_pts for c in clips]
+    current: Clip | None = None
+    sink: Sink | None = None
+    try:
+        with open_video(open_source(uri), limits) as media:
+            decoder = Decoder(media)
+            for frame in decoder:
+                place = bisect_right(starts, frame.pts) - 1
+                clip = clips[place] if place >= 0 and frame.pts < clips[place].end_pts else None
+                if clip is not current:
+                    if sink:
+                        sink.close()
+                    sink = open_sink(clip, decoder) if clip else None
+                    current = clip
+                if sink and clip:
+                    sink.add(frame)
+                    counts[clip.clip_id] += 1
+                if frame.pts >= clips[-1].end_pts:
+                    break
+    finally:
+        if sink:
+            sink.close()
+
+
+class VideoFile:
+    """An MP4 file in H.264 with the clip's own times, from zero; without sound.
+
+    Stored pixels stay as they lie: rotation and the shape of pixels are said in the header, as in the source. 8 bits a
+    sample, 4:2:0 where the sides are even and 4:4:4 where not. One thread, so that the same frames give the same bytes.
+    """
+
+    def __init__(self, path: Path, clip: Clip, source: Decoder) -> None:
+        self._clip, self._time_base = clip, source.time_base
+        self._aspect = source.media.stream.sample_aspect_ratio
+        self._stream: av.VideoStream | None = None
+        self._output = av.open(str(path), "w", format="mp4", options=self._muxing())
+
+    def _muxing(self) -> dict[str, str]:
+        return {"fflags": "+bitexact", "video_track_timescale": str(self._time_base.denominator)}
+
+    def add(self, frame: Decoded) -> None:
+        stream = self._stream or self._start(frame)
+        image = frame.image.reformat(stream.width, stream.height, stream.pix_fmt)
+        image.pts, image.time_base = frame.pts - self._clip.start_pts, self._time_base
+        image.pict_type = 0  # the source's choice of key frames is not ours
+        self._output.mux(stream.encode(image))
+
+    def _start(self, frame: Decoded) -> av.VideoStream:
+        image = frame.image
+        rate = Fraction(self._clip.fps).limit_denominator(1001)
+        options = {"crf": CRF, "x264-params": "threads=1"}
+        stream = self._stream = self._output.add_stream("libx264", rate=rate, options=options)
+        stream.width, stream.height = image.width, image.height
+        stream.pix_fmt = "yuv444p" if image.width % 2 or image.height % 2 else "yuv420p"
+        context = stream.codec_context
+        context.time_base, context.thread_count = self._time_base, 1
+        if self._aspect:
+            context.sample_aspect_ratio = self._aspect
+        if round(frame.rotation) % 360:
+            stream.set_display_rotation(round(frame.rotation))
+        return stream
+
+    def close(self) -> None:
+        if self._stream:
+            self._output.mux(self._stream.encode(None))
+        self._output.close()
+
+
+class FrameFolder:
+    """A folder of JPEG files, ``<clip>_000000.jpg`` and so on, upright, as displayed."""
+
+    QUALITY = 95
+
+    def __init__(self, folder: Path, clip: Clip, source: Decoder) -> None:
+        folder.mkdir(parents=True)
+        self._folder, self._clip, self._count = folder, clip, 0
+
+    def add(self, frame: Decoded) -> None:
+        from PIL import Image
+
+        turns = round(frame.rotation) // 90 % 4
+        size = (self._clip.width, self._clip.height)
+        stored = size[::-1] if turns % 2 else size
+        image = frame.image
+        if (image.width, image.height) != stored:
+            image = image.reformat(*stored, interpolation="AREA")
+        pixels = np.rot90(image.to_ndarray(format="rgb24"), turns)
+        path = self._folder / f"{self._clip.clip_id}_{self._count:06d}.jpg"
+        Image.fromarray(np.ascontiguousarray(pixels)).save(path, quality=self.QUALITY, subsampling=0)
+        self._count += 1
+
+    def close(self) -> None:
+        """Nothing is left open."""

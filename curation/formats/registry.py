@@ -1,0 +1,17 @@
+"""Every format by its name on the command line."""
+
+from __future__ import annotations
+
+from curation.formats.base import Format
+from curation.formats.mindone import MINDONE
+from curation.formats.open_sora import OPEN_SORA, OPEN_SORA_1_0
+from warehouse.errors import SettingsError
+
+FORMATS = {f.name: f for f in (OPEN_SORA_1_0, OPEN_SORA, MINDONE)}
+
+
+def find(name: str) -> Format:
+    """A format by its name. Raises SettingsError."""
+    if name not in FORMATS:
+        raise SettingsError(f"there is no format {name!r}; there are {', '.join(FORMATS)}")
+    return FORMATS[name]

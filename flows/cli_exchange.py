@@ -1,0 +1,115 @@
+"""Commands that exchange data with other systems: their lists in, and lists for them out."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from flows import console
+from flows.console import Config, Json, Set, Warehouse
+
+if TYPE_CHECKING:
+    from curation.formats.imports import Imported
+
+MAX_SHOWN = 20
+"""Entries that could not be used and are shown to people; `--json` has them all."""
+
+_MEDIA: dict[bool | None, Literal["source", "video"] | None] = {None: None, True: "source", False: "video"}
+
+FormatName = Annotated[str, typer.Argument(metavar="FORMAT", help="A format of docs/commands.md.")]
+
+
+class CaptionOf(StrEnum):
+    """Which caption comes first."""
+
+    summary = "summary"
+    video = "video"
+    frame = "frame"
+
+
+def import_data(
+    format_: FormatName,
+    path: Annotated[Path, typer.Argument(help="The list: a file, or a folder of features or frames.")],
+    warehouse: Warehouse = None,
+    root: Annotated[
+        Path | None, typer.Option(help="Folder that relative paths start from; nothing outside is taken.")
+    ] = None,
+    fps: Annotated[float, typer.Option(min=0.1, max=1000, help="Rate of folders of frames.")] = 25.0,
+    config: Config = None,
+    set_: Set = None,
+    json: Json = False,
+) -> None:
+    """Make the files of another system's list sources of a warehouse, and keep what it says of them."""
+    from flows.exchange import import_data as run_import
+    from flows.settings import load_settings
+
+    flags = console.flags_on(config, set_, warehouse=warehouse)
+    imported = run_import(load_settings(flags, toml=config), format_, path, root, fps)
+    problems = [{k: row[k] for k in ("place", "path", "cause", "detail")} for row in imported.problems]
+    result = {
+        "list": imported.list_id,
+        "entries": len(imported.rows),
+        "new_rows": imported.new_rows,
+        "states": dict(imported.states),
+        "problems": problems,
+    }
+    console.emit(result, json, lambda: _show_imported(imported, problems))
+    if not imported.states["done"] and imported.states["failed"]:
+        raise typer.Exit(1)
+
+
+def _show_imported(imported: Imported, problems: list[dict]) -> None:
+    for problem in problems[:MAX_SHOWN]:
+        print(f"{problem['place']}: {problem['cause']}: {problem['detail']}")
+    if len(problems) > MAX_SHOWN:
+        print(f"... and {len(problems) - MAX_SHOWN} more")
+    console.states(f"list {imported.list_id}", {"matched": imported.states}, {"matched": imported.new_rows})
+
+
+def export_data(
+    format_: FormatName,
+    run_or_selection: Annotated[
+        str, typer.Argument(metavar="RUN_OR_SELECTION", help="A selection's name, or a training run.")
+    ],
+    out: Annotated[
+        Path, typer.Argument(metavar="OUT", help="Folder to write; replaced if an export made it.")
+    ],
+    warehouse: Warehouse = None,
+    spans: Annotated[
+        bool | None,
+        typer.Option("--spans/--files", help="List spans of the sources, or a file for each clip."),
+    ] = None,
+    caption: Annotated[CaptionOf, typer.Option(help="Which caption comes first.")] = CaptionOf.summary,
+    config: Config = None,
+    set_: Set = None,
+    json: Json = False,
+) -> None:
+    """Write the clips that a selection keeps, or a run learnt from, as another system's list."""
+    from flows.exchange import export_data as run_export
+    from flows.settings import load_settings
+
+    flags = console.flags_on(config, set_, warehouse=warehouse)
+    settings = load_settings(flags, toml=config)
+    done = run_export(settings, format_, run_or_selection, out, _MEDIA[spans], caption.value)
+    failed = [dict(row) for row in done.failed]
+    result = {
+        "path": str(done.path),
+        "clips": done.clips,
+        "failed": failed,
+        "bytes": done.num_bytes,
+        "replaced": done.replaced,
+    }
+
+    def show() -> None:
+        for row in failed[:MAX_SHOWN]:
+            print(f"clip {row['clip_id']}: {row['cause']}: {row['detail']}")
+        verb = "replaced with" if done.replaced else "has"
+        print(f"{done.path} {verb} {done.clips} clips, {done.num_bytes} bytes; {len(failed)} failed")
+
+    console.emit(result, json, show)
+
+
+COMMANDS = (import_data, export_data)

@@ -1,0 +1,55 @@
+"""`cutroom import-data` and `export-data` on real footage: a list in, curated, exported, and the list in again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import exchange
+import footage
+import pytest
+from served import clean_environment, cutroom
+
+
+@pytest.fixture
+def env(tmp_path: Path) -> dict[str, str]:
+    return clean_environment(tmp_path / "prefect", CUTROOM_WORKERS="2")
+
+
+def test_a_list_goes_in_and_comes_out(tmp_path: Path, env: dict[str, str]) -> None:
+    film = footage.write_video(tmp_path / "a.mp4", footage.numbered(60))
+    (tmp_path / "list.csv").write_text(f"path,text,aes\n{film},a sunrise,5.5\ngone.mp4,nothing,1\n")
+    import_ = ("import-data", "open-sora", tmp_path / "list.csv", "-w", tmp_path / "w", "--json")
+    done = json.loads(cutroom(*import_, env=env).stdout)
+    assert list(done) == ["list", "entries", "new_rows", "states", "problems"]
+    assert done["states"] == {"done": 1, "failed": 1, "skipped": 0, "failed: not_found": 1}
+    assert [(p["place"], p["path"], p["cause"]) for p in done["problems"]] == [
+        ("line 3", "gone.mp4", "not_found")
+    ]
+
+    settings = ("--set", "clips.min_s=0.5", "--set", "selection.filters=[]")
+    curated = cutroom("curate", "-w", tmp_path / "w", *settings, "--json", env=env)
+    assert json.loads(curated.stdout)["states"]["videos"]["done"] == 1, curated.stderr
+    assert json.loads(cutroom("audit", tmp_path / "w", "--json", env=env).stdout)["balanced"]
+
+    export = ("export-data", "open-sora", "default", tmp_path / "out", "-w", tmp_path / "w", "--json")
+    first, second = (json.loads(cutroom(*export, env=env).stdout) for _ in range(2))
+    assert list(first) == ["path", "clips", "failed", "bytes", "replaced"]
+    assert (first["replaced"], second["replaced"]) == (False, True)
+    assert first | {"replaced": True} == second
+    assert first["clips"] > 0
+    files = sorted((tmp_path / "out" / "clips").iterdir())
+    assert all(exchange.pictures(f) for f in files)
+    again = cutroom(
+        "import-data", "open-sora", tmp_path / "out" / "clips.csv", "-w", tmp_path / "w2", "--json", env=env
+    )
+    assert json.loads(again.stdout)["states"]["done"] == first["clips"]
+
+
+def test_a_list_of_which_nothing_can_be_used_is_a_failure(tmp_path: Path, env: dict[str, str]) -> None:
+    (tmp_path / "list.csv").write_text("gone.mp4,nothing\n")
+    done = cutroom("import-data", "open-sora-1.0", tmp_path / "list.csv", "-w", tmp_path / "w", env=env)
+    assert done.returncode == 1
+    assert "line 1: not_found" in done.stdout
+    done = cutroom("import-data", "csv", tmp_path / "list.csv", "-w", tmp_path / "w", env=env)
+    assert (done.returncode, "there is no format 'csv'" in done.stderr) == (2, True)

@@ -1,0 +1,203 @@
+"""Imports and exports whatever their format: what a list may name, what is kept of it, and where an export may lie."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import exchange
+import polars as pl
+import pyarrow as pa
+import pytest
+
+from curation.formats.exports import RECORD
+from curation.formats.imports import MATCH
+from curation.formats.kept import choose, describe
+from warehouse.audit import audit
+from warehouse.errors import FormatError, SettingsError, WarehouseError
+from warehouse.ledger import Ledger
+from warehouse.schema import TABLES
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    return exchange.build(tmp_path / "w", tmp_path / "footage")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_exported_clips_have_their_frames_and_none_of_their_neighbours(
+    ledger: Ledger, tmp_path: Path
+) -> None:
+    done = exchange.out_of(ledger, "open-sora-1.0", tmp_path / "out")
+    clips = describe(choose(ledger.store, "default"))
+    assert (done.clips, done.failed) == (3, ())
+    files = [tmp_path / "out" / "clips" / f"{c.clip_id}.mp4" for c in clips]
+    assert [exchange.numbers(exchange.pictures(f)) for f in files] == exchange.KEPT
+    assert [(c.start_frame, c.end_frame) for c in clips] == [(k[0], k[-1] + 1) for k in exchange.KEPT]
+
+
+def test_exported_clips_keep_their_times(ledger: Ledger, tmp_path: Path) -> None:
+    import av
+
+    exchange.out_of(ledger, "open-sora-1.0", tmp_path / "out")
+    clip = describe(choose(ledger.store, "default"))[2]
+    with av.open(clip.uri) as source:
+        times = sorted(f.time for f in source.decode(video=0))[4:14]
+    with av.open(str(tmp_path / "out" / "clips" / f"{clip.clip_id}.mp4")) as written:
+        found = [f.time for f in written.decode(video=0)]
+    assert found == pytest.approx([t - times[0] for t in times], abs=1e-3)
+
+
+def test_an_export_is_the_same_byte_for_byte_and_takes_the_place_of_the_one_before(
+    ledger: Ledger, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    assert not exchange.out_of(ledger, "open-sora", out).replaced
+    first = contents(out)
+    assert exchange.out_of(ledger, "open-sora", out).replaced
+    assert contents(out) == first
+    assert json.loads(first[RECORD])["files"].keys() == first.keys() - {RECORD}
+    assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
+
+
+@pytest.mark.parametrize("foreign", ["notes.txt", "clips/mine.mp4", "clips.csv"])
+def test_an_export_overwrites_nothing_that_it_did_not_write(
+    ledger: Ledger, tmp_path: Path, foreign: str
+) -> None:
+    out = tmp_path / "out"
+    exchange.out_of(ledger, "open-sora", out)
+    (out / foreign).write_text("mine")
+    with pytest.raises(SettingsError, match=f"{out} holds {foreign}"):
+        exchange.out_of(ledger, "open-sora", out)
+    assert (out / foreign).read_text() == "mine"
+
+
+def test_a_folder_that_is_no_export_is_not_touched(ledger: Ledger, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    with pytest.raises(SettingsError, match="is no earlier export"):
+        exchange.out_of(ledger, "open-sora", tmp_path / "mine")
+    assert contents(tmp_path / "mine") == {"thesis.txt": b"years of work"}
+
+
+def test_a_video_that_is_gone_costs_its_clips_alone(ledger: Ledger, tmp_path: Path) -> None:
+    (tmp_path / "footage" / "a.mp4").unlink()
+    done = exchange.out_of(ledger, "open-sora-1.0", tmp_path / "out")
+    assert done.clips == 1
+    assert {row["cause"] for row in done.failed} == {"unreadable"}
+    assert len(done.failed) == 2
+    assert sorted(contents(tmp_path / "out")) == sorted(
+        [
+            RECORD,
+            "clips.csv",
+            *(f"clips/{c}.mp4" for c in json.loads((tmp_path / "out" / RECORD).read_text())["clips"]),
+        ]
+    )
+    (tmp_path / "footage" / "b, ü.mkv").unlink()
+    with pytest.raises(WarehouseError, match="none of 3 clips could be written"):
+        exchange.out_of(ledger, "open-sora-1.0", tmp_path / "second")
+    assert not (tmp_path / "second").exists()
+
+
+def test_a_video_that_was_replaced_is_noticed(ledger: Ledger, tmp_path: Path) -> None:
+    import footage
+
+    footage.write_video(tmp_path / "footage" / "a.mp4", footage.numbered(20))
+    done = exchange.out_of(ledger, "open-sora-1.0", tmp_path / "out")
+    assert {row["cause"] for row in done.failed} == {"changed"}
+    assert done.clips == 2, "the clip before the file's new end is whole"
+
+
+def test_an_unknown_selection_names_those_that_there_are(ledger: Ledger, tmp_path: Path) -> None:
+    with pytest.raises(
+        WarehouseError, match=r"no selection and no training run 'best'; selections here: default"
+    ):
+        choose(ledger.store, "best")
+
+
+def states(imported: object) -> list[tuple[str, str | None]]:
+    return [(row["state"], row["cause"]) for row in imported.rows]
+
+
+def test_what_a_list_may_name(tmp_path: Path) -> None:
+    (own := tmp_path / "lists").mkdir()
+    (tmp_path / "secret.mp4").write_bytes(b"secret")
+    (own / "a.mp4").write_bytes(b"a")
+    (own / "still.jpg").write_bytes(b"picture")
+    (own / "folder").mkdir()
+    paths = {
+        "a.mp4": None, "./folder/../a.mp4": None, str(tmp_path / "secret.mp4"): None,
+        "../secret.mp4": "outside_root", "folder/../../secret.mp4": "outside_root", "gone.mp4": "not_found",
+        "folder": "not_a_file", "/": "not_a_file", ".": "not_a_file", "still.jpg": "single_image",
+        "http://example.org/a.mp4": "bad_uri", "s p a c e": "not_found", "x" * 5000: "not_found",
+        "nul\0": "no_path", " ": "no_path", f"file://{own}/a.mp4": None, f"file://{own}/gone.mp4": "not_found",
+    }  # fmt: skip
+    (own / "list.csv").write_text("".join(f"{path},caption\n" for path in paths))
+    ledger, imported = exchange.into(tmp_path / "w", "open-sora-1.0", own / "list.csv")
+    assert dict(zip(paths, (row["cause"] for row in imported.rows), strict=True)) == paths
+    given = set(ledger.read_all("given")["uri"])
+    assert given == {str(own / "a.mp4"), str(tmp_path / "secret.mp4"), f"file://{own}/a.mp4"}
+
+    _, rooted = exchange.into(tmp_path / "w2", "open-sora-1.0", own / "list.csv", root=own)
+    found = dict(zip(paths, (row["cause"] for row in rooted.rows), strict=True))
+    changed = {p: c for p, c in found.items() if c != paths[p]}
+    assert set(changed.values()) == {"outside_root"}
+    assert set(changed) == {str(tmp_path / "secret.mp4"), "/", *(p for p in paths if "://" in p)}
+
+
+def test_the_same_list_again_settles_what_changed_alone(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_bytes(b"a")
+    (tmp_path / "list.csv").write_text("a.mp4,one\nb.mp4,two\n")
+    ledger, first = exchange.into(tmp_path / "w", "open-sora-1.0", tmp_path / "list.csv")
+    assert (first.new_rows, states(first)) == (2, [("done", None), ("failed", "not_found")])
+    _, again = exchange.into(tmp_path / "w", "open-sora-1.0", tmp_path / "list.csv")
+    assert (again.new_rows, again.list_id) == (0, first.list_id)
+    (tmp_path / "b.mp4").write_bytes(b"b")
+    _, third = exchange.into(tmp_path / "w", "open-sora-1.0", tmp_path / "list.csv")
+    assert (third.new_rows, states(third)) == (1, [("done", None)] * 2)
+    rows = ledger.read_all("listed").join(ledger.read_all("matched"), on="entry_id").sort("place")
+    assert rows["attempt"].to_list() == [1, 2]
+    assert rows["captions"].to_list() == [["one"], ["two"]]
+    found = audit(ledger)
+    assert (found.tables["matched"].expected, found.tables["matched"].done, found.problems) == (2, 2, [])
+    assert found.tables["sources"].pending == 2, "imported footage waits for curation"
+
+
+def test_the_audit_finds_entries_that_are_missing_and_sources_that_are_unknown(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_bytes(b"a")
+    (tmp_path / "list.csv").write_text("a.mp4,one\nb.mp4,two\n")
+    ledger, imported = exchange.into(tmp_path / "w", "open-sora-1.0", tmp_path / "list.csv")
+    (part,) = ledger.parts("matched")[imported.list_id]
+    Path(ledger.store.path(part.path)).unlink()
+    assert audit(ledger).tables["matched"].pending == 2
+    row = {n: imported.rows[0][n] for n in TABLES["matched"].schema.names} | {"source_id": "nobody"}
+    matched = pa.Table.from_pylist([row], TABLES["matched"].schema)
+    ledger.commit(MATCH, imported.list_id, {"matched": matched.to_batches()}, run_id="test")
+    problems = {(p.table, p.kind, p.id) for p in audit(ledger).problems}
+    assert problems == {
+        ("matched", "missing", imported.rows[1]["entry_id"]),
+        ("matched", "unknown", "source_id nobody"),
+    }
+
+
+def test_an_import_joins_a_warehouse_that_has_a_plan(ledger: Ledger, tmp_path: Path) -> None:
+    before = ledger.plan.plan_id
+    (tmp_path / "list.csv").write_text(f"{tmp_path}/footage/a.mp4,it is said\n")
+    joined, imported = exchange.into(tmp_path / "w", "open-sora-1.0", tmp_path / "list.csv")
+    assert joined.plan.plan_id == before
+    sources = ledger.read_all("sources").filter(pl.col("source_id") == imported.rows[0]["source_id"])
+    assert sources["state"].to_list() == ["done"], "a file that was given before is the same source"
+    assert audit(joined).balanced
+
+
+def test_nothing_is_a_list(tmp_path: Path) -> None:
+    (tmp_path / "empty.csv").write_text("\n\n")
+    with pytest.raises(FormatError, match="lists nothing"):
+        exchange.into(tmp_path / "w", "open-sora-1.0", tmp_path / "empty.csv")
+    with pytest.raises(FormatError, match="cannot be read"):
+        exchange.into(tmp_path / "w", "open-sora-1.0", tmp_path / "gone.csv")
+    with pytest.raises(SettingsError, match=r"no format 'csv'; there are open-sora-1\.0, "):
+        exchange.into(tmp_path / "w", "csv", tmp_path / "gone.csv")
