@@ -97,5 +97,7 @@ class Format:
     """Writes the list of these clips into a folder (second) that will be moved to another (third) when it is whole."""
     media: tuple[Media, ...]
     """What its lists may point to, the usual one first."""
+    source_suffixes: tuple[str, ...] = ()
+    """The only names of files that its loader reads, where lists point to sources; nothing: it reads any."""
     absolute: bool = False
     """Its loader knows no root, so that files of clips are named by absolute paths."""

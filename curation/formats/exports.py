@@ -70,7 +70,7 @@ def export(
     if not clips:
         raise WarehouseError(f"{chosen.name} keeps no clip; there is nothing to export")
     with _building(out) as folder:
-        written, failed = _media(clips, media, folder, out if kind.absolute else None, limits)
+        written, failed = _media(clips, kind, media, folder, out, limits)
         if not written:
             raise WarehouseError(
                 f"none of {len(clips)} clips could be written, the first for: {failed[0]['detail']}"
@@ -124,24 +124,36 @@ def _building(out: Path) -> Iterator[Path]:
 
 
 def _media(
-    clips: Sequence[Clip], media: Media, folder: Path, final: Path | None, limits: MediaLimits
+    clips: Sequence[Clip], kind: Format, media: Media, folder: Path, out: Path, limits: MediaLimits
 ) -> tuple[list[Clip], list[dict[str, str]]]:
     """Clips with the path of their media, which are written where the list needs files; and those that failed."""
     if media == "none":
         return list(clips), []
     if media == "source":
-        return [replace(c, path=c.uri) for c in clips], []
+        return _sources(clips, kind)
     written: list[Clip] = []
     failed: list[dict[str, str]] = []
     for uri, of_video in groupby(clips, key=lambda c: c.uri):
         for clip, error in write_clips(uri, list(of_video), limits, _opener(media, folder)):
             place = _place(media, clip)
             if error is None:
-                written.append(replace(clip, path=str(final / place) if final else place))
+                written.append(replace(clip, path=str(out / place) if kind.absolute else place))
                 continue
             _remove(folder / place)
-            failed.append({"clip_id": clip.clip_id, "cause": error.cause, "detail": f"{uri}: {error.detail}"})
+            failed.append(_failed(clip, error.cause, f"{uri}: {error.detail}"))
     return written, failed
+
+
+def _sources(clips: Sequence[Clip], kind: Format) -> tuple[list[Clip], list[dict[str, str]]]:
+    """Clips as spans of their sources, less those whose source the format's loader does not read."""
+    unread = [c for c in clips if kind.source_suffixes and not c.uri.endswith(kind.source_suffixes)]
+    detail = f"{kind.name} reads {', '.join(kind.source_suffixes)} alone; --files writes one for every clip"
+    failed = [_failed(c, "wrong_container", f"{c.uri}: {detail}") for c in unread]
+    return [replace(c, path=c.uri) for c in clips if c not in unread], failed
+
+
+def _failed(clip: Clip, cause: str, detail: str) -> dict[str, str]:
+    return {"clip_id": clip.clip_id, "cause": cause, "detail": detail}
 
 
 def _place(media: Media, clip: Clip) -> str:

@@ -8,10 +8,11 @@ holds everything. An entry that cannot be used is a row like any other, with its
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from curation.engine.work import settled
-from curation.formats.base import IMAGE_SUFFIXES, Entry, Format
+from curation.formats.base import IMAGE_SUFFIXES, Entry, Format, malformed
 from curation.formats.films import film_of_frames
 from curation.ingest import ASSIGN, GIVE, HASH, give_rows, list_sources
 from warehouse.claims import claim
@@ -87,10 +88,10 @@ def import_list(
     if kind.read is None:
         raise FormatError(f"{kind.name} lists can be written, not read")
     path = path.expanduser().absolute()
-    entries = list(kind.read(path))
+    entries = [_sound(entry) for entry in kind.read(path)]
     if not entries:
         raise FormatError(f"{path} lists nothing; expected a list in the format {kind.name}")
-    list_id = digest([kind.name, str(path), [asdict(e) for e in entries]])
+    list_id = digest([kind.name, str(path), [vars(e) | {"columns": _as_text(e.columns)} for e in entries]])
     head = {"list_id": list_id, "format": kind.name, "uri": str(path)}
     listed = [head | _listed(list_id, number, entry) for number, entry in enumerate(entries)]
     with claim(ledger.store, f"listed/{list_id}", wait_s=600) as held:
@@ -176,13 +177,46 @@ def _check_local(place: str) -> str | _Unusable:
     return place if Path(place).is_file() else _Unusable("failed", "not_a_file", f"{place} is no file")
 
 
+def _as_text(columns: Mapping[str, Any]) -> str:
+    return json.dumps(_plain(columns), ensure_ascii=False, sort_keys=True, default=str)
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON has it, which knows no infinities and no NaN: those are null."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _sound(entry: Entry) -> Entry:
+    """The entry, or in its place one that says what in it cannot be kept; lists from elsewhere may hold anything."""
+    try:
+        text = [
+            entry.where,
+            entry.path or "",
+            entry.root or "",
+            entry.detail or "",
+            *entry.captions,
+            *entry.frames,
+        ]
+        "".join([*text, _as_text(entry.columns)]).encode()
+        if any(abs(n) >= 2**63 for n in (entry.start_frame, entry.end_frame) if n is not None):
+            raise ValueError("a frame's number is out of all bounds")
+    except (UnicodeEncodeError, ValueError, RecursionError) as error:
+        where = entry.where.encode("utf-8", "backslashreplace").decode()
+        return malformed(where, "bad_item", f"it cannot be kept: {type(error).__name__}: {error}"[:300])
+    return entry
+
+
 def _listed(list_id: str, number: int, entry: Entry) -> dict[str, Any]:
     return {
         "entry_id": digest([list_id, number], 32),
         "place": entry.where,
         "path": entry.path,
         "captions": list(entry.captions),
-        "columns": json.dumps(dict(entry.columns), ensure_ascii=False, sort_keys=True, default=str),
+        "columns": _as_text(entry.columns),
         **{n: getattr(entry, n) for n in ("start_s", "end_s", "start_frame", "end_frame")},
     }
 
