@@ -30,7 +30,7 @@ PUBLIC = {
     "train": {"RECIPE", "--warehouse", "-w", "--dataset", "--runs", "--init-from", "--processes", *COMMON},
     "sample": {"PROMPT", "--warehouse", "-w", "--run", "--count", "--seed", "--guidance", "--steps", "--output", *COMMON},
     "import-data": {"FORMAT", "PATH", "--warehouse", "-w", "--root", "--fps", *COMMON},
-    "export-data": {"FORMAT", "RUN_OR_SELECTION", "OUT", "--warehouse", "-w", "--spans", "--files", "--caption", *COMMON},
+    "export-data": {"FORMAT", "RUN_OR_SELECTION", "OUT", "--warehouse", "-w", "--spans", "--caption", *COMMON},
     "audit": {"W", "--deep", "--json", "--help"},
     "explain": {"W", "CLIP", "--json", "--help"},
     "report": {"W", "--output", "--run", "--title", "--json", "--help"},

@@ -24,7 +24,7 @@ from curation.formats.base import IMAGE_SUFFIXES, Entry, Format, malformed
 from curation.formats.films import film_of_frames
 from curation.ingest import ASSIGN, GIVE, HASH, give_rows, list_sources
 from warehouse.claims import claim
-from warehouse.errors import FormatError, WarehouseError
+from warehouse.errors import FormatError, MediaError, WarehouseError
 from warehouse.ledger import Ledger
 from warehouse.plan import Plan, Step, digest
 from warehouse.schema import TABLES
@@ -124,7 +124,12 @@ def _find(ledger: Ledger, entry: Entry, own: Path, root: Path | None, fps: float
     if entry.cause is not None:
         return _Unusable("failed", entry.cause, entry.detail or "")
     if entry.frames:
-        return film_of_frames(ledger.store, entry.frames, fps)
+        try:
+            return film_of_frames(ledger.store, entry.frames, fps)
+        except (MediaError, OSError) as error:
+            return _Unusable(
+                "failed", getattr(error, "cause", "io_error"), getattr(error, "detail", str(error))
+            )
     if entry.path is None:
         return _Unusable("skipped", "no_footage", "it holds features alone, and names no footage")
     place = _place(entry, own, root)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from curation.formats.base import Format
+from curation.formats.latte import LATTE
 from curation.formats.mindone import MINDONE
 from curation.formats.open_sora import OPEN_SORA, OPEN_SORA_1_0
 from curation.formats.open_sora_plan import OPEN_SORA_PLAN
 from warehouse.errors import SettingsError
 
-FORMATS = {f.name: f for f in (OPEN_SORA_1_0, OPEN_SORA, OPEN_SORA_PLAN, MINDONE)}
+FORMATS = {f.name: f for f in (OPEN_SORA_1_0, OPEN_SORA, OPEN_SORA_PLAN, LATTE, MINDONE)}
 
 
 def find(name: str) -> Format:
