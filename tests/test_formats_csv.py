@@ -110,6 +110,13 @@ def test_bad_lines_without_a_header_cost_themselves_alone(tmp_path: Path) -> Non
     ]
 
 
+def test_numbers_out_of_all_bounds_are_no_numbers(tmp_path: Path) -> None:
+    (first,) = read(tmp_path, "open-sora-1.0", "a.mp4,x," + "9" * 5000)
+    assert first.cause == "bad_number"
+    (second,) = read(tmp_path, "open-sora", "path,start_frame,end_frame\na.mp4,٣," + "9" * 5000)
+    assert (second.start_frame, second.end_frame) == (None, None)
+
+
 def test_bad_lines_with_a_header_cost_themselves_alone(tmp_path: Path) -> None:
     content = "text,path,aes\nfine,a.mp4,5.5\nshort,b.mp4\nlong,c.mp4,1,2\n,d.mp4,\nnameless,,3\n"
     entries = read(tmp_path, "open-sora", content)

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from warehouse.ledger import Ledger
+
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 
 
@@ -82,8 +84,21 @@ class Clip:
         return self.start_frame + self.num_frames
 
 
-Media = Literal["source", "video", "frames", "none"]
-"""What a list points to: spans of the sources as they are, one file a clip, a folder of frames a clip, or nothing."""
+@dataclass(frozen=True)
+class Target:
+    """Where a list is written, and from what."""
+
+    folder: Path
+    """A new folder; files of clips are in it."""
+    final: Path
+    """Where the folder is moved when it is whole."""
+    ledger: Ledger
+    """The tables that the clips are from."""
+
+
+Media = Literal["source", "video", "frames", "features"]
+"""What a list points to: spans of the sources as they are, one file a clip, a folder of frames a clip, or what models
+made of it."""
 
 
 @dataclass(frozen=True)
@@ -93,8 +108,8 @@ class Format:
     name: str
     read: Callable[[Path], Iterator[Entry]] | None
     """Entries in the order of the list. Raises FormatError where it is no list of this format at all."""
-    write: Callable[[Sequence[Clip], Path, Path], None]
-    """Writes the list of these clips into a folder (second) that will be moved to another (third) when it is whole."""
+    write: Callable[[Sequence[Clip], Target], None]
+    """Writes the list of these clips."""
     media: tuple[Media, ...]
     """What its lists may point to, the usual one first."""
     source_suffixes: tuple[str, ...] = ()

@@ -17,9 +17,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from curation.formats.base import Clip, Format, Media
+from curation.formats.base import Clip, Format, Media, Target
 from curation.formats.clip_files import FrameFolder, Sink, VideoFile, write_clips
-from curation.formats.kept import Chosen, describe
+from curation.formats.kept import Chosen, describe, encoded, unusable
 from curation.frames import Decoder
 from curation.media import MediaLimits
 from warehouse import owner
@@ -70,12 +70,13 @@ def export(
     if not clips:
         raise WarehouseError(f"{chosen.name} keeps no clip; there is nothing to export")
     with _building(out) as folder:
-        written, failed = _media(clips, kind, media, folder, out, limits)
+        target = Target(folder, out, chosen.ledger)
+        written, failed = _media(clips, kind, media, target, limits)
         if not written:
             raise WarehouseError(
                 f"none of {len(clips)} clips could be written, the first for: {failed[0]['detail']}"
             )
-        kind.write(written, folder, out)
+        kind.write(written, target)
         body = {
             "format": kind.name,
             "of": chosen.name,
@@ -124,23 +125,23 @@ def _building(out: Path) -> Iterator[Path]:
 
 
 def _media(
-    clips: Sequence[Clip], kind: Format, media: Media, folder: Path, out: Path, limits: MediaLimits
+    clips: Sequence[Clip], kind: Format, media: Media, target: Target, limits: MediaLimits
 ) -> tuple[list[Clip], list[dict[str, str]]]:
     """Clips with the path of their media, which are written where the list needs files; and those that failed."""
-    if media == "none":
-        return list(clips), []
+    if media == "features":
+        return encoded(clips, target.ledger)
     if media == "source":
         return _sources(clips, kind)
     written: list[Clip] = []
     failed: list[dict[str, str]] = []
     for uri, of_video in groupby(clips, key=lambda c: c.uri):
-        for clip, error in write_clips(uri, list(of_video), limits, _opener(media, folder)):
+        for clip, error in write_clips(uri, list(of_video), limits, _opener(media, target.folder)):
             place = _place(media, clip)
             if error is None:
-                written.append(replace(clip, path=str(out / place) if kind.absolute else place))
+                written.append(replace(clip, path=str(target.final / place) if kind.absolute else place))
                 continue
-            _remove(folder / place)
-            failed.append(_failed(clip, error.cause, f"{uri}: {error.detail}"))
+            _remove(target.folder / place)
+            failed.append(unusable(clip, error.cause, f"{uri}: {error.detail}"))
     return written, failed
 
 
@@ -148,12 +149,8 @@ def _sources(clips: Sequence[Clip], kind: Format) -> tuple[list[Clip], list[dict
     """Clips as spans of their sources, less those whose source the format's loader does not read."""
     unread = [c for c in clips if kind.source_suffixes and not c.uri.endswith(kind.source_suffixes)]
     detail = f"{kind.name} reads {', '.join(kind.source_suffixes)} alone; --files writes one for every clip"
-    failed = [_failed(c, "wrong_container", f"{c.uri}: {detail}") for c in unread]
+    failed = [unusable(c, "wrong_container", f"{c.uri}: {detail}") for c in unread]
     return [replace(c, path=c.uri) for c in clips if c not in unread], failed
-
-
-def _failed(clip: Clip, cause: str, detail: str) -> dict[str, str]:
-    return {"clip_id": clip.clip_id, "cause": cause, "detail": detail}
 
 
 def _place(media: Media, clip: Clip) -> str:

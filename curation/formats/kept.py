@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -133,6 +133,30 @@ def _of_shard(chosen: Chosen, shard: str, caption: str) -> Iterator[Clip]:
             captions=captions,
             scores={name: values.get(clip_id) for name, values in scores.items()},
         )
+
+
+def unusable(clip: Clip, cause: str, detail: str) -> dict[str, str]:
+    """What an export says of a clip that it could not write."""
+    return {"clip_id": clip.clip_id, "cause": cause, "detail": detail}
+
+
+def encoded(clips: Sequence[Clip], ledger: Ledger) -> tuple[list[Clip], list[dict[str, str]]]:
+    """Clips that have both latents and a text embedding; and why others have not.
+
+    Raises:
+        WarehouseError: nothing was encoded under the plan.
+    """
+    tables = ("latents", "text_embeddings")
+    if any(t not in ledger.plan.keys for t in tables):
+        raise WarehouseError("clips have no latents under the current plan; run `cutroom encode` first")
+    causes: dict[str, str] = {}
+    for table in reversed(tables):
+        rows = ledger.read_all(table, ["clip_id", "state", "cause"])
+        known = {i: None if state == "done" else cause for i, state, cause in rows.iter_rows()}
+        causes |= {c.clip_id: why for c in clips if (why := known.get(c.clip_id, "pending"))}
+    detail = "it has no latents or no text embedding; `cutroom encode` makes them, `cutroom audit` says what failed"
+    failed = [unusable(c, causes[c.clip_id], detail) for c in clips if c.clip_id in causes]
+    return [c for c in clips if c.clip_id not in causes], failed
 
 
 _SPAN = ("clip_id", "video_id", "start_pts", "end_pts", "start_s", "duration_s", "start_frame", "num_frames")

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from curation.formats.base import Clip, Entry, Format, malformed
+from curation.formats.base import Clip, Entry, Format, Target, malformed
 from curation.formats.films import CODECS
 from warehouse.errors import FormatError
 
@@ -42,7 +42,7 @@ def _film(where: str, frames: Sequence[Path]) -> Entry:
     return Entry(where, where, frames=tuple(map(str, ordered)))
 
 
-def write(clips: Sequence[Clip], folder: Path, final: Path) -> None:
+def write(clips: Sequence[Clip], target: Target) -> None:
     """There is no list: the folders of frames in ``clips`` are all."""
 
 

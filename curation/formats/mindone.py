@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from curation.formats.base import Clip, Entry, Format, malformed
+from curation.formats.base import Clip, Entry, Format, Target, malformed
 from curation.formats.tables import headed_rows, write_csv
 
 LIST = "clips.csv"
@@ -26,9 +26,9 @@ def read(path: Path) -> Iterator[Entry]:
             yield Entry(where, video, captions=(str(caption),) if caption else (), columns=columns)
 
 
-def write(clips: Sequence[Clip], folder: Path, final: Path) -> None:
+def write(clips: Sequence[Clip], target: Target) -> None:
     """A list whose `data_folder` is its own folder. We know no classes, so there is no such column."""
-    write_csv(folder / LIST, [("video", "caption"), *((c.path, c.caption) for c in clips)])
+    write_csv(target.folder / LIST, [("video", "caption"), *((c.path, c.caption) for c in clips)])
 
 
 MINDONE = Format("mindone", read, write, ("video",))

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from curation.formats.base import Clip, Entry, Format, malformed
-from curation.formats.tables import Row, csv_rows, headed_rows, write_csv
+from curation.formats.base import Clip, Entry, Format, Target, malformed
+from curation.formats.tables import Row, csv_rows, headed_rows, whole, write_csv
 
 LIST = "clips.csv"
 _TIME = r"\s*'(\d{1,4}):(\d\d):(\d\d(?:\.\d{1,9})?)'\s*"
@@ -33,15 +33,15 @@ def _headless(row: Row) -> Entry:
         found = f"it has {len(row.cells)} columns, expected path,caption or path,caption,num_frames"
         return malformed(row.where, "wrong_columns", f"{found}; commas in a caption need quotes around it")
     path, caption, *count = row.cells
-    if count and not count[0].strip().isdecimal():
+    if count and whole(count[0]) is None:
         return malformed(row.where, "bad_number", f"num_frames is {count[0]!r}, expected a whole number")
-    columns = {"num_frames": int(count[0])} if count else {}
+    columns = {"num_frames": whole(count[0])} if count else {}
     return Entry(row.where, path, captions=(caption,) if caption else (), columns=columns)
 
 
-def write_headless(clips: Sequence[Clip], folder: Path, final: Path) -> None:
+def write_headless(clips: Sequence[Clip], target: Target) -> None:
     """A list for Open-Sora 1.0, to be used with its folder as `root`."""
-    write_csv(folder / LIST, [(c.path, c.caption, c.num_frames) for c in clips])
+    write_csv(target.folder / LIST, [(c.path, c.caption, c.num_frames) for c in clips])
 
 
 def read_headed(path: Path) -> Iterator[Entry]:
@@ -55,7 +55,7 @@ def _headed(where: str, values: dict[str, Any]) -> Entry:
     if not isinstance(path, str):
         return malformed(where, "no_path", f"its path is {path!r}", columns=values)
     start_s, end_s = _timestamp(values.get("timestamp"))
-    frames = [_whole(values.get(name)) for name in ("start_frame", "end_frame")]
+    frames = [whole(values.get(name)) for name in ("start_frame", "end_frame")]
     captions = (str(text),) if text else ()
     return Entry(
         where,
@@ -67,11 +67,6 @@ def _headed(where: str, values: dict[str, Any]) -> Entry:
         *frames,
         columns={n: v for n, v in values.items() if v is not None},
     )
-
-
-def _whole(value: Any) -> int | None:
-    text = str(value)
-    return int(text) if text.isdecimal() else None
 
 
 def _timestamp(value: Any) -> tuple[float, float] | tuple[None, None]:
@@ -89,7 +84,7 @@ def _clock(seconds: float) -> str:
     )
 
 
-def write_headed(clips: Sequence[Clip], folder: Path, final: Path) -> None:
+def write_headed(clips: Sequence[Clip], target: Target) -> None:
     """A list for Open-Sora 1.1 and later; with `timestamp` and frames where it lists spans of the sources."""
     scores = sorted({name for clip in clips for name in clip.scores})
     spans = any(clip.path == clip.uri for clip in clips)
@@ -107,7 +102,7 @@ def write_headed(clips: Sequence[Clip], folder: Path, final: Path) -> None:
     header += [_OWN_NAMES.get(name, name) for name in scores]
     header += ["timestamp", "start_frame", "end_frame"] if spans else []
     rows = [_facts(c) + [c.scores.get(n) for n in scores] + (_span(c) if spans else []) for c in clips]
-    write_csv(folder / LIST, [header, *rows])
+    write_csv(target.folder / LIST, [header, *rows])
 
 
 def _facts(clip: Clip) -> list[Any]:

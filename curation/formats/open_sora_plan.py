@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from curation.formats.base import Clip, Entry, Format, malformed
+from curation.formats.base import Clip, Entry, Format, Target, malformed
 from curation.formats.plain_pickle import load_plain
 from warehouse.errors import FormatError
 
@@ -90,15 +90,15 @@ def _cut(item: Mapping[str, Any]) -> tuple[int, int] | tuple[None, None]:
     return None, None
 
 
-def write(clips: Sequence[Clip], folder: Path, final: Path) -> None:
+def write(clips: Sequence[Clip], target: Target) -> None:
     """A list of spans of the sources, with root ``/``, or of files, with the list's own folder as the root."""
-    if "," in str(final):
-        raise FormatError(f"{final} has a comma, which data.txt cannot hold; name another place")
+    if "," in str(target.final):
+        raise FormatError(f"{target.final} has a comma, which data.txt cannot hold; name another place")
     spans = any(c.path == c.uri for c in clips)
-    root = Path("/") if spans else final
+    root = Path("/") if spans else target.final
     items = json.dumps([_as_item(c, spans) for c in clips], ensure_ascii=False, indent=1)
-    (folder / ANNOTATION).write_text(items, encoding="utf-8")
-    (folder / LIST).write_text(f"{root},{final / ANNOTATION}\n", encoding="utf-8")
+    (target.folder / ANNOTATION).write_text(items, encoding="utf-8")
+    (target.folder / LIST).write_text(f"{root},{target.final / ANNOTATION}\n", encoding="utf-8")
 
 
 def _as_item(clip: Clip, spans: bool) -> dict[str, Any]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ import pyarrow.parquet as pq
 
 from curation.formats.base import Entry, malformed
 from warehouse.errors import FormatError
+
+_WHOLE = re.compile(r"\d{1,18}", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -113,12 +116,6 @@ def write_csv(path: Path, rows: Sequence[Sequence[Any]]) -> None:
         csv.writer(file, lineterminator="\n").writerows(rows)
 
 
-def number(values: Mapping[str, Any], name: str) -> float | None:
-    """A column as a number, None where there is none. Raises ValueError where it is something else."""
-    value = values.get(name)
-    if value is None:
-        return None
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise ValueError(f"{name} is {value!r}, expected a number") from None
+def whole(value: Any) -> int | None:
+    """A cell as a number of frames; None where it is something else."""
+    return int(text) if _WHOLE.fullmatch(text := str(value).strip()) else None
