@@ -70,6 +70,18 @@ class Autoencoder:
         return rearrange(z_NCHW, "(b t) c h w -> b t c h w", b=len(x_BTCHW))
 
     @torch.no_grad()
+    def moments(self, x_NCHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and standard deviation of the posterior of frames in [-1, 1], as the network has them: not scaled.
+
+        The deviation of a network without a posterior is zero.
+        """
+        self._check(x_NCHW[None], 3, multiple=self.downsampling)
+        parts = [
+            self._moments(chunk) for chunk in self._chunks(x_NCHW[None], x_NCHW.shape[-1] * x_NCHW.shape[-2])
+        ]
+        return torch.cat([mean for mean, _ in parts]), torch.cat([std for _, std in parts])
+
+    @torch.no_grad()
     def decode(self, z_BTCHW: torch.Tensor) -> torch.Tensor:
         """Frames x_BTCHW, about [-1, 1] and not clipped, of latents that `encode` or a sampler gave.
 

@@ -43,6 +43,8 @@ STEPS = (
     Step("cut", 1, ("videos",), ("clips", "cuts")),
     *(Step(name, 1, ("clips",), (name,)) for name in (*SCORES, "captions", "summaries")),
     select_step(SELECTION),
+    Step("encode", 1, ("clips",), ("latents",), {"autoencoder": "embedded", "buckets": ["4x64x64"]}),
+    Step("encode_text", 1, ("summaries",), ("text_embeddings",), {"text_encoder": "embedded"}),
 )
 STEP = {s.name: s for s in STEPS}
 
@@ -80,7 +82,28 @@ def build(root: Path, footage_folder: Path) -> Ledger:
     ids = [s["clip_id"] for s in spans if s["state"] == "done"]
     _annotate(ledger, ids)
     select(ledger, SELECTION, run_id="test")
+    kept = [i for i, kept in ledger.read_all("verdicts", ["clip_id", "kept"]).iter_rows() if kept]
+    _encode(ledger, kept)
     return ledger
+
+
+def arrays_of(clip_id: str) -> tuple[NDArray[np.float16], NDArray[np.float16], NDArray[np.bool_]]:
+    """Latents, text embedding and mask of a clip, by its id."""
+    rng = np.random.default_rng(int(clip_id[:8], 16))
+    mask = np.arange(5) < rng.integers(1, 6)
+    return rng.normal(size=(4, 4, 8, 8)).astype("<f2"), rng.normal(size=(5, 6)).astype("<f2"), mask
+
+
+def _encode(ledger: Ledger, ids: list[str]) -> None:
+    latents, texts = [], []
+    for clip_id in ids:
+        z, text, mask = arrays_of(clip_id)
+        row = {"clip_id": clip_id, "bucket": "4x64x64", "latents": z.tobytes(), "shape": z.shape, "fps": 8.0}
+        latents.append(row | settled(1))
+        row = {"clip_id": clip_id, "text": text.tobytes(), "shape": text.shape, "mask": mask.tobytes()}
+        texts.append(row | {"caption": f"encoded {clip_id}", "caption_method": "test"} | settled(1))
+    _commit(ledger, "encode", "0", latents=latents)
+    _commit(ledger, "encode_text", "0", text_embeddings=texts)
 
 
 def _annotate(ledger: Ledger, ids: list[str]) -> None:

@@ -96,9 +96,9 @@ class Target:
     """The tables that the clips are from."""
 
 
-Media = Literal["source", "video", "frames", "features"]
-"""What a list points to: spans of the sources as they are, one file a clip, a folder of frames a clip, or what models
-made of it."""
+Media = Literal["source", "video", "frames", "picture", "features"]
+"""What a list points to: spans of the sources as they are, one video a clip, a folder of frames a clip, its middle frame,
+or nothing but what models made of it."""
 
 
 @dataclass(frozen=True)
@@ -114,5 +114,7 @@ class Format:
     """What its lists may point to, the usual one first."""
     source_suffixes: tuple[str, ...] = ()
     """The only names of files that its loader reads, where lists point to sources; nothing: it reads any."""
+    encoded: bool = False
+    """It needs the clips' latents and text embeddings."""
     absolute: bool = False
     """Its loader knows no root, so that files of clips are named by absolute paths."""

@@ -6,7 +6,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import av
 import numpy as np
@@ -16,6 +16,9 @@ from curation.frames import Decoded, Decoder
 from curation.ingest import open_source
 from curation.media import MediaLimits, open_video
 from warehouse.errors import MediaError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 CRF = "16"
 """x264's constant quality: hardly to be told from the source."""
@@ -131,6 +134,18 @@ class VideoFile:
         self._output.close()
 
 
+def _upright(frame: Decoded, clip: Clip) -> Image.Image:
+    """The frame as displayed, at the video's own size."""
+    from PIL import Image
+
+    turns = round(frame.rotation) // 90 % 4
+    width, height = (clip.height, clip.width) if turns % 2 else (clip.width, clip.height)
+    image = frame.image
+    if (image.width, image.height) != (width, height):
+        image = image.reformat(width, height, interpolation="AREA")
+    return Image.fromarray(np.ascontiguousarray(np.rot90(image.to_ndarray(format="rgb24"), turns)))
+
+
 class FrameFolder:
     """A folder of JPEG files, ``<clip>_000000.jpg`` and so on, upright, as displayed."""
 
@@ -141,17 +156,23 @@ class FrameFolder:
         self._folder, self._clip, self._count = folder, clip, 0
 
     def add(self, frame: Decoded) -> None:
-        from PIL import Image
-
-        turns = round(frame.rotation) // 90 % 4
-        size = (self._clip.width, self._clip.height)
-        stored = size[::-1] if turns % 2 else size
-        image = frame.image
-        if (image.width, image.height) != stored:
-            image = image.reformat(*stored, interpolation="AREA")
-        pixels = np.rot90(image.to_ndarray(format="rgb24"), turns)
         path = self._folder / f"{self._clip.clip_id}_{self._count:06d}.jpg"
-        Image.fromarray(np.ascontiguousarray(pixels)).save(path, quality=self.QUALITY, subsampling=0)
+        _upright(frame, self._clip).save(path, quality=self.QUALITY, subsampling=0)
+        self._count += 1
+
+    def close(self) -> None:
+        """Nothing is left open."""
+
+
+class MiddleFrame:
+    """A PNG file of the clip's middle frame, upright, as displayed."""
+
+    def __init__(self, path: Path, clip: Clip, source: Decoder) -> None:
+        self._path, self._clip, self._count = path, clip, 0
+
+    def add(self, frame: Decoded) -> None:
+        if self._count == self._clip.num_frames // 2:
+            _upright(frame, self._clip).save(self._path)
         self._count += 1
 
     def close(self) -> None:

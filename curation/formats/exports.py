@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from curation.formats.base import Clip, Format, Media, Target
-from curation.formats.clip_files import FrameFolder, Sink, VideoFile, write_clips
+from curation.formats.clip_files import FrameFolder, MiddleFrame, Sink, VideoFile, write_clips
 from curation.formats.kept import Chosen, describe, encoded, unusable
 from curation.frames import Decoder
 from curation.media import MediaLimits
@@ -27,6 +27,8 @@ from warehouse.errors import SettingsError, WarehouseError
 
 RECORD = "export.json"
 CLIPS = "clips"
+_SINKS = {"video": VideoFile, "frames": FrameFolder, "picture": MiddleFrame}
+_SUFFIXES = {"video": ".mp4", "frames": "", "picture": ".png"}
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,9 @@ def export(
         raise WarehouseError(f"{chosen.name} keeps no clip; there is nothing to export")
     with _building(out) as folder:
         target = Target(folder, out, chosen.ledger)
-        written, failed = _media(clips, kind, media, target, limits)
+        able, unable = encoded(clips, target.ledger) if kind.encoded else (clips, [])
+        written, failed = _media(able, kind, media, target, limits)
+        failed = [*unable, *failed]
         if not written:
             raise WarehouseError(
                 f"none of {len(clips)} clips could be written, the first for: {failed[0]['detail']}"
@@ -129,7 +133,7 @@ def _media(
 ) -> tuple[list[Clip], list[dict[str, str]]]:
     """Clips with the path of their media, which are written where the list needs files; and those that failed."""
     if media == "features":
-        return encoded(clips, target.ledger)
+        return list(clips), []
     if media == "source":
         return _sources(clips, kind)
     written: list[Clip] = []
@@ -154,14 +158,14 @@ def _sources(clips: Sequence[Clip], kind: Format) -> tuple[list[Clip], list[dict
 
 
 def _place(media: Media, clip: Clip) -> str:
-    return f"{CLIPS}/{clip.clip_id}" + (".mp4" if media == "video" else "")
+    return f"{CLIPS}/{clip.clip_id}{_SUFFIXES[media]}"
 
 
 def _opener(media: Media, folder: Path) -> Callable[[Clip, Decoder], Sink]:
     def open_sink(clip: Clip, source: Decoder) -> Sink:
         path = folder / _place(media, clip)
         path.parent.mkdir(exist_ok=True)
-        return VideoFile(path, clip, source) if media == "video" else FrameFolder(path, clip, source)
+        return _SINKS[media](path, clip, source)
 
     return open_sink
 

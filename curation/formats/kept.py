@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from curation.formats.base import Clip
 from warehouse.descendants import RUN
@@ -157,6 +159,45 @@ def encoded(clips: Sequence[Clip], ledger: Ledger) -> tuple[list[Clip], list[dic
     detail = "it has no latents or no text embedding; `cutroom encode` makes them, `cutroom audit` says what failed"
     failed = [unusable(c, causes[c.clip_id], detail) for c in clips if c.clip_id in causes]
     return [c for c in clips if c.clip_id not in causes], failed
+
+
+@dataclass(frozen=True)
+class Latents:
+    """What an autoencoder made of a clip."""
+
+    values: NDArray[np.float16]
+    """(frames, channels, height, width), scaled."""
+    bucket: str
+
+
+@dataclass(frozen=True)
+class Text:
+    """What a text encoder made of a clip's caption."""
+
+    values: NDArray[np.float16]
+    """(tokens, width)"""
+    mask: NDArray[np.bool_]
+    caption: str
+
+
+def features_of(clips: Sequence[Clip], ledger: Ledger) -> Iterator[tuple[Clip, Latents, Text]]:
+    """Encoded clips with their latents and text embeddings, shard by shard."""
+    wanted = {c.clip_id: c for c in clips}
+    for shard in ledger.shards():
+        ids = [("clip_id", "in", list(wanted))]
+        texts = {
+            r["clip_id"]: r for r in ledger.read("text_embeddings", shard, None, ids).iter_rows(named=True)
+        }
+        for row in ledger.read("latents", shard, None, ids).sort("clip_id").iter_rows(named=True):
+            text = texts[row["clip_id"]]
+            embedding = np.frombuffer(text["text"], "<f2").reshape(text["shape"])
+            mask = np.frombuffer(text["mask"], np.bool_)
+            latents = np.frombuffer(row["latents"], "<f2").reshape(row["shape"])
+            yield (
+                wanted[row["clip_id"]],
+                Latents(latents, row["bucket"]),
+                Text(embedding, mask, text["caption"]),
+            )
 
 
 _SPAN = ("clip_id", "video_id", "start_pts", "end_pts", "start_s", "duration_s", "start_frame", "num_frames")

@@ -6,14 +6,25 @@ from curation.formats.base import Format
 from curation.formats.huggingface import HUGGINGFACE
 from curation.formats.latte import LATTE
 from curation.formats.mindone import MINDONE
+from curation.formats.mindone_cache import MINDONE_CACHE
 from curation.formats.open_sora import OPEN_SORA, OPEN_SORA_1_0
 from curation.formats.open_sora_plan import OPEN_SORA_PLAN
+from curation.formats.pixart import PIXART
 from curation.formats.webdataset import WEBDATASET
 from warehouse.errors import SettingsError
 
-FORMATS = {
-    f.name: f for f in (OPEN_SORA_1_0, OPEN_SORA, OPEN_SORA_PLAN, LATTE, MINDONE, WEBDATASET, HUGGINGFACE)
-}
+_ALL = (
+    OPEN_SORA_1_0,
+    OPEN_SORA,
+    OPEN_SORA_PLAN,
+    LATTE,
+    MINDONE,
+    MINDONE_CACHE,
+    PIXART,
+    WEBDATASET,
+    HUGGINGFACE,
+)
+FORMATS = {f.name: f for f in _ALL}
 
 
 def find(name: str) -> Format:
