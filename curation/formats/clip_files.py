@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 CRF = "16"
 """x264's constant quality: hardly to be told from the source."""
 
+_COLOURS = ("color_range", "color_primaries", "color_trc", "colorspace")
+"""What the numbers of a frame mean in light; kept, so that they can be."""
+
 
 class Sink(Protocol):
     """Takes the frames of one clip in order."""
@@ -93,7 +96,7 @@ def _feed(
 class VideoFile:
     """An MP4 file in H.264 with the clip's own times, from zero; without sound.
 
-    Stored pixels stay as they lie: rotation and the shape of pixels are said in the header, as in the source. 8 bits a
+    Stored pixels stay as they lie: rotation, colours and the shape of pixels are said as in the source. 8 bits a
     sample, 4:2:0 where the sides are even and 4:4:4 where not. One thread, so that the same frames give the same bytes.
     """
 
@@ -108,7 +111,8 @@ class VideoFile:
 
     def add(self, frame: Decoded) -> None:
         stream = self._stream or self._start(frame)
-        image = frame.image.reformat(stream.width, stream.height, stream.pix_fmt)
+        size, range_ = (stream.width, stream.height), frame.image.color_range or None
+        image = frame.image.reformat(*size, stream.pix_fmt, dst_color_range=range_)
         image.pts, image.time_base = frame.pts - self._clip.start_pts, self._time_base
         image.pict_type = 0  # the source's choice of key frames is not ours
         self._output.mux(stream.encode(image))
@@ -122,6 +126,8 @@ class VideoFile:
         stream.pix_fmt = "yuv444p" if image.width % 2 or image.height % 2 else "yuv420p"
         context = stream.codec_context
         context.time_base, context.thread_count = self._time_base, 1
+        for name in _COLOURS:
+            setattr(context, name, getattr(image, name))
         if self._aspect:
             context.sample_aspect_ratio = self._aspect
         if round(frame.rotation) % 360:
