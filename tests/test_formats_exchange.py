@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import exchange
 import polars as pl
 import pyarrow as pa
 import pytest
+from conftest import ROOT
+from warehouse_builder import STEPS, build_warehouse
 
-from curation.formats.exports import RECORD
+from curation.formats.exports import RECORD, export
 from curation.formats.imports import MATCH
 from curation.formats.kept import choose, describe
+from curation.formats.registry import find
+from curation.media import MediaLimits
+from curation.selection import SelectionConfig
+from curation.verdicts import select, select_step
 from warehouse.audit import audit
 from warehouse.errors import FormatError, SettingsError, WarehouseError
 from warehouse.ledger import Ledger
+from warehouse.lineage import explain
+from warehouse.manifest import MANIFEST, TRAIN, parse_manifest
+from warehouse.plan import Plan
 from warehouse.schema import TABLES
 
 
@@ -201,3 +214,82 @@ def test_nothing_is_a_list(tmp_path: Path) -> None:
         exchange.into(tmp_path / "w", "open-sora-1.0", tmp_path / "gone.csv")
     with pytest.raises(SettingsError, match=r"no format 'csv'; there are open-sora-1\.0, "):
         exchange.into(tmp_path / "w", "csv", tmp_path / "gone.csv")
+
+
+def test_a_clip_tells_what_lists_say_of_its_footage(ledger: Ledger, tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text(f"path,text\n{tmp_path}/footage/a.mp4,it is said\nb.mp4,of another\n")
+    exchange.into(tmp_path / "w", "open-sora", tmp_path / "list.csv")
+    clip = describe(choose(ledger.store, "default"))[0]
+    said = [c for c in explain(ledger, clip.clip_id).captions if c["of"] == "list"]
+    assert said == [
+        {"of": "list", "text": "it is said", "method": f"open-sora: {tmp_path}/list.csv", "status": "ok"}
+    ]
+
+
+def test_an_earlier_selection_and_a_training_run_can_be_exported(tmp_path: Path) -> None:
+    built = build_warehouse(tmp_path / "w", packed=True)
+    store = built.store
+    again = Plan.of(
+        [*[s for s in STEPS if s.name != "select"][:-2], select_step(SelectionConfig("none", ()))]
+    )
+    again.save(store)
+    select(Ledger(store, again), SelectionConfig("none", ()), run_id="test")
+    kept = built.read_all("verdicts").filter("kept")["clip_id"]
+    assert choose(store, "default").clip_ids == set(kept) < choose(store, "none").clip_ids
+    (path,) = (e.path for e in store.list("selections") if e.name.startswith("default."))
+    assert choose(store, path).clip_ids == set(kept)
+
+    (dataset,) = store.folders("datasets")
+    manifest = parse_manifest(store.read_bytes(f"datasets/{dataset}/{MANIFEST}").decode(), dataset)
+    parts = [p for b in manifest.buckets.values() for p in b.parts if p.split == TRAIN]
+    train = {
+        i for p in parts for i in pl.read_parquet(tmp_path / "w" / "datasets" / dataset / p.path)["clip_id"]
+    }
+    assert 0 < len(train) < len(kept)
+    for name, digest in (("video-1", manifest.digest), ("lost", "no such dataset")):
+        store.write_bytes(f"runs/{name}/run.json", json.dumps({"dataset": digest}).encode())
+    for name in ("video-1", "runs/video-1", str(tmp_path / "w" / "runs" / "video-1")):
+        assert choose(store, name).clip_ids == train
+    with pytest.raises(
+        WarehouseError, match="learnt from dataset no such dataset, which is not in this warehouse"
+    ):
+        choose(store, "lost")
+    done = export(choose(store, "video-1"), find("huggingface"), tmp_path / "out", limits=MediaLimits())
+    assert done.clips == len(train)
+
+
+@pytest.mark.parametrize("fault", ["commit.before/listed", "commit.before/matched", "commit.before/given"])
+def test_a_killed_import_goes_on_where_it_was(tmp_path: Path, fault: str) -> None:
+    (tmp_path / "a.mp4").write_bytes(b"a")
+    (tmp_path / "list.csv").write_text("a.mp4,one\nb.mp4,two\n")
+    code = (
+        "import sys; from pathlib import Path; sys.path.insert(0, 'tests'); import exchange; "
+        f"exchange.into(Path({str(tmp_path / 'w')!r}), 'open-sora-1.0', Path({str(tmp_path / 'list.csv')!r}))"
+    )
+    env = os.environ | {"CUTROOM_FAULT": fault}
+    assert subprocess.run([sys.executable, "-c", code], env=env, cwd=ROOT).returncode == -signal.SIGKILL
+    ledger, imported = exchange.into(tmp_path / "w", "open-sora-1.0", tmp_path / "list.csv")
+    assert (imported.new_rows, ledger.read_all("listed").height, ledger.read_all("matched").height) == (
+        2,
+        2,
+        2,
+    )
+    assert not audit(ledger).problems
+
+
+@pytest.mark.parametrize("fault", ["export.between"])
+def test_a_killed_export_leaves_no_half_one(ledger: Ledger, tmp_path: Path, fault: str) -> None:
+    out = tmp_path / "out"
+    exchange.out_of(ledger, "open-sora", out)
+    before = contents(out)
+    code = (
+        "import sys; from pathlib import Path; sys.path.insert(0, 'tests'); import exchange; "
+        "from warehouse.ledger import Ledger; from warehouse.plan import Plan; from warehouse.store import Store; "
+        f"s = Store({str(tmp_path / 'w')!r}); "
+        f"exchange.out_of(Ledger(s, Plan.load(s)), 'open-sora', Path({str(out)!r}))"
+    )
+    env = os.environ | {"CUTROOM_FAULT": fault}
+    assert subprocess.run([sys.executable, "-c", code], env=env, cwd=ROOT).returncode == -signal.SIGKILL
+    exchange.out_of(ledger, "open-sora", out)
+    assert contents(out) == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["footage", "out", "w"], "and nothing is left of it"

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from warehouse.descendants import checkpoints_with, datasets_with
 from warehouse.errors import WarehouseError
 from warehouse.ledger import Ledger, Part
+from warehouse.listed import entries_of
 from warehouse.schema import TABLES, Table
 
 MAX_MATCHES_NAMED = 5
@@ -102,7 +103,7 @@ class Explanation:
     verdict: Mapping[str, Any] | None
     """kept, rejected_by, failed_filters, selection, path (of the frozen file); null when nothing judged the clip."""
     captions: tuple[Mapping[str, Any], ...]
-    """of (frame, video or summary), text, method, status."""
+    """of (frame, video, summary, or list: what an imported list says of the footage), text, method, status."""
     tables: tuple[Mapping[str, Any], ...]
     """Each file that tells of the clip: table, key, step, version, run, generation, path, read (digests by table)."""
     datasets: tuple[Mapping[str, Any], ...]
@@ -277,6 +278,10 @@ class _Life:
                     "method": row[f"{prefix}method"],
                     "status": row[f"{prefix}status"],
                 }
+        for source in self.sources():
+            for entry in entries_of(self.ledger, source["source_id"]):
+                said = {"of": "list", "method": f"{entry['format']}: {entry['uri']}", "status": "ok"}
+                yield from (said | {"text": text} for text in entry["captions"] or ())
 
     def tables(self) -> Iterator[dict[str, Any]]:
         for name in TABLES:

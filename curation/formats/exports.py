@@ -22,7 +22,7 @@ from curation.formats.clip_files import FrameFolder, MiddleFrame, Sink, VideoFil
 from curation.formats.kept import Chosen, describe, encoded, unusable
 from curation.frames import Decoder
 from curation.media import MediaLimits
-from warehouse import owner
+from warehouse import faults, owner
 from warehouse.errors import SettingsError, WarehouseError
 
 RECORD = "export.json"
@@ -113,7 +113,7 @@ def _building(out: Path) -> Iterator[Path]:
     """A new folder beside `out`, which takes its place when the block ends well; what dead processes left is removed."""
     out.parent.mkdir(parents=True, exist_ok=True)
     prefix = f".{out.name}."
-    for left in out.parent.glob(f"{prefix}*.part"):
+    for left in out.parent.glob(f"{prefix}*-*-*-*.part"):
         if owner.is_alive(left.name.removeprefix(prefix).removesuffix(".part")) is False:
             shutil.rmtree(left)
     folder, old = (out.parent / f"{prefix}{owner.new_name()}.part" for _ in range(2))
@@ -122,10 +122,13 @@ def _building(out: Path) -> Iterator[Path]:
         yield folder
         if out.exists():
             out.rename(old)
+        faults.point("export.between")
         folder.rename(out)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+    finally:
+        if old.exists() and not out.exists():
+            old.rename(out)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _media(

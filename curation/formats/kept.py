@@ -18,7 +18,7 @@ from warehouse.errors import WarehouseError
 from warehouse.ledger import Ledger
 from warehouse.manifest import MANIFEST, TRAIN, parse_manifest
 from warehouse.plan import Plan
-from warehouse.schema import ANNOTATIONS
+from warehouse.schema import TABLES, Table
 from warehouse.store import Entry, Store
 
 CAPTIONS = {
@@ -122,9 +122,7 @@ def _of_shard(chosen: Chosen, shard: str, caption: str) -> Iterator[Clip]:
         return
     videos = {r["video_id"]: r for r in ledger.read("videos", shard, _VIDEO).iter_rows(named=True)}
     said = _columns(ledger, shard, CAPTIONS)
-    scores = _columns(
-        ledger, shard, {t.name: (t.name, "score") for t in ANNOTATIONS if "score" in t.schema.names}
-    )
+    scores = _columns(ledger, shard, {n: (n, "score") for n, t in TABLES.items() if _is_score(t)})
     order = sorted(CAPTIONS, key=lambda kind: kind != caption)
     for span in spans.iter_rows(named=True):
         video, clip_id = videos[span["video_id"]], span["clip_id"]
@@ -202,6 +200,10 @@ def features_of(clips: Sequence[Clip], ledger: Ledger) -> Iterator[tuple[Clip, L
 
 _SPAN = ("clip_id", "video_id", "start_pts", "end_pts", "start_s", "duration_s", "start_frame", "num_frames")
 _VIDEO = ["video_id", "uri", "fps", "width", "height"]
+
+
+def _is_score(table: Table) -> bool:
+    return table.identity == ("clip_id",) and "score" in table.schema.names
 
 
 def _columns(ledger: Ledger, shard: str, wanted: Mapping[str, tuple[str, str]]) -> dict[str, dict[str, Any]]:
