@@ -31,6 +31,8 @@ class Entry:
     """Just past the last frame."""
     frames: tuple[str, ...] = ()
     """Files of single frames in order of time, where the footage is a folder of them."""
+    inside: tuple[str, int, int] | None = None
+    """Where the footage is a stretch of a larger file: that file, the first byte, and how many."""
     columns: Mapping[str, Any] = field(default_factory=dict)
     """All else that the list says, as JSON has it."""
     cause: str | None = None

@@ -1,9 +1,9 @@
-"""Footage that comes as single frames, as a video that the scan can read."""
+"""Footage that comes as single frames, or inside of a larger file, as a video that the scan can read."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -44,6 +44,37 @@ def film_of_frames(store: Store, frames: Sequence[str], fps: float) -> str:
     if not store.exists(path):
         with store.placing(path) as temporary:
             _mux(temporary, frames, rate, *kinds)
+    return _uri(store, path)
+
+
+def film_inside(store: Store, file: str, first: int, num_bytes: int, suffix: str) -> str:
+    """URI of a video in the warehouse (``imported/``) that holds a stretch of a larger file, byte for byte.
+
+    Raises:
+        OSError: the file cannot be read, or is shorter.
+    """
+    content = hashlib.sha256()
+    for chunk in _chunks(file, first, num_bytes):
+        content.update(chunk)
+    path = f"imported/{content.hexdigest()[:32]}{suffix}"
+    if not store.exists(path):
+        with store.placing(path) as temporary, temporary.open("wb") as target:
+            target.writelines(_chunks(file, first, num_bytes))
+    return _uri(store, path)
+
+
+def _chunks(file: str, first: int, num_bytes: int) -> Iterator[bytes]:
+    with Path(file).open("rb") as source:
+        source.seek(first)
+        while num_bytes:
+            chunk = source.read(min(num_bytes, 8 << 20))
+            if not chunk:
+                raise OSError(f"{file} ends {num_bytes} bytes too early")
+            num_bytes -= len(chunk)
+            yield chunk
+
+
+def _uri(store: Store, path: str) -> str:
     return store.path(path) if store.is_local else f"{store.uri}/{path}"
 
 

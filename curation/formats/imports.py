@@ -21,7 +21,7 @@ from pyarrow import fs
 
 from curation.engine.work import settled
 from curation.formats.base import IMAGE_SUFFIXES, Entry, Format, malformed
-from curation.formats.films import film_of_frames
+from curation.formats.films import film_inside, film_of_frames
 from curation.ingest import ASSIGN, GIVE, HASH, give_rows, list_sources
 from warehouse.claims import claim
 from warehouse.errors import FormatError, MediaError, WarehouseError
@@ -123,13 +123,8 @@ def _find(ledger: Ledger, entry: Entry, own: Path, root: Path | None, fps: float
     """The URI of an entry's footage, or why there is none that can be used."""
     if entry.cause is not None:
         return _Unusable("failed", entry.cause, entry.detail or "")
-    if entry.frames:
-        try:
-            return film_of_frames(ledger.store, entry.frames, fps)
-        except (MediaError, OSError) as error:
-            return _Unusable(
-                "failed", getattr(error, "cause", "io_error"), getattr(error, "detail", str(error))
-            )
+    if entry.frames or entry.inside:
+        return _film(ledger.store, entry, fps)
     if entry.path is None:
         return _Unusable("skipped", "no_footage", "it holds features alone, and names no footage")
     place = _place(entry, own, root)
@@ -138,6 +133,18 @@ def _find(ledger: Ledger, entry: Entry, own: Path, root: Path | None, fps: float
     if Path(place).suffix.lower() in IMAGE_SUFFIXES:
         return _Unusable("failed", "single_image", "it is a single picture; only moving pictures are curated")
     return _check_local(place)
+
+
+def _film(store: Store, entry: Entry, fps: float) -> str | _Unusable:
+    """The URI of footage that the scan cannot read where it lies, brought into the warehouse."""
+    try:
+        if entry.inside:
+            return film_inside(store, *entry.inside, Path(entry.path or "").suffix.lower())
+        return film_of_frames(store, entry.frames, fps)
+    except MediaError as error:
+        return _Unusable("failed", error.cause, error.detail)
+    except OSError as error:
+        return _Unusable("failed", "io_error", str(error))
 
 
 def _place(entry: Entry, own: Path, root: Path | None) -> str | _Unusable:

@@ -7,13 +7,62 @@ import json
 import shutil
 import tarfile
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from curation.formats.base import Clip, Format, Target
+from curation.formats.base import IMAGE_SUFFIXES, Clip, Entry, Format, Target, malformed
+from curation.ingest import VIDEO_SUFFIXES
+from warehouse.errors import FormatError
 
+_MOST_BYTES = 1 << 20
+"""A caption or a description may not be larger."""
 SHARD_BYTES = 1 << 30
 """A tar file takes no further sample when it is this large."""
+
+
+def read(path: Path) -> Iterator[Entry]:
+    """One entry for every sample of a tar file, or of all in a folder: its video, ``.txt`` as caption, ``.json``.
+
+    A tar that breaks off is an entry with its cause after those that it holds; it stops no other.
+    """
+    tars = sorted(path.glob("*.tar")) if path.is_dir() else [path]
+    if not tars or not all(t.is_file() for t in tars):
+        raise FormatError(f"{path} holds no tar file; name one, or a folder with *.tar")
+    for tar in tars:
+        try:
+            with tarfile.open(tar, "r:") as file:
+                for key, members in groupby(file, key=lambda m: _split(m)[0]):
+                    yield _sample(file, tar, key, [m for m in members if m.isreg()])
+        except (tarfile.TarError, OSError, EOFError) as error:
+            yield malformed(tar.name, "bad_tar", f"it breaks off, or is no plain tar file: {error}")
+
+
+def _split(member: tarfile.TarInfo) -> tuple[str, str]:
+    """A member's sample, and what it is of it: its name up to the first dot after the last slash, and the rest."""
+    folder, slash, name = member.name.rpartition("/")
+    key, _, suffix = name.partition(".")
+    return folder + slash + key, suffix.lower()
+
+
+def _sample(file: tarfile.TarFile, tar: Path, key: str, members: Sequence[tarfile.TarInfo]) -> Entry:
+    where, parts = f"{tar.name}, {key}", {_split(m)[1]: m for m in members}
+    suffixes = VIDEO_SUFFIXES | IMAGE_SUFFIXES
+    pictures = [m for m in parts.values() if Path(m.name).suffix.lower() in suffixes]
+    if not pictures:
+        return malformed(where, "no_path", f"it has no video: {', '.join(parts) or 'nothing'}")
+    footage = min(pictures, key=lambda m: Path(m.name).suffix.lower() in IMAGE_SUFFIXES)
+    if any(parts[n].size > _MOST_BYTES for n in ("txt", "json") if n in parts):
+        return malformed(where, "bad_item", f"its caption or description is larger than {_MOST_BYTES} bytes")
+    try:
+        text = file.extractfile(parts["txt"]).read().decode() if "txt" in parts else ""
+        told = json.loads(file.extractfile(parts["json"]).read()) if "json" in parts else {}
+    except (ValueError, RecursionError) as error:
+        return malformed(where, "bad_item", f"its caption or description cannot be read: {error}")
+    stretch = (str(tar), footage.offset_data, footage.size)
+    inside = None if Path(footage.name).suffix.lower() in IMAGE_SUFFIXES else stretch
+    columns = told if isinstance(told, dict) else {"json": told}
+    return Entry(where, footage.name, captions=(text,) if text else (), inside=inside, columns=columns)
 
 
 def write(clips: Sequence[Clip], target: Target) -> None:
@@ -60,4 +109,4 @@ def _facts(clip: Clip) -> bytes:
     ).encode()
 
 
-WEBDATASET = Format("webdataset", None, write, ("video",))
+WEBDATASET = Format("webdataset", read, write, ("video",))
