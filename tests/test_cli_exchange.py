@@ -8,6 +8,7 @@ from pathlib import Path
 import exchange
 import footage
 import pytest
+from PIL import Image
 from served import clean_environment, cutroom
 
 
@@ -16,6 +17,7 @@ def env(tmp_path: Path) -> dict[str, str]:
     return clean_environment(tmp_path / "prefect", CUTROOM_WORKERS="2")
 
 
+@pytest.mark.long
 def test_a_list_goes_in_and_comes_out(tmp_path: Path, env: dict[str, str]) -> None:
     film = footage.write_video(tmp_path / "a.mp4", footage.numbered(60))
     (tmp_path / "list.csv").write_text(f"path,text,aes\n{film},a sunrise,5.5\ngone.mp4,nothing,1\n")
@@ -27,9 +29,15 @@ def test_a_list_goes_in_and_comes_out(tmp_path: Path, env: dict[str, str]) -> No
         ("line 3", "gone.mp4", "not_found")
     ]
 
+    (tmp_path / "frames" / "b").mkdir(parents=True)
+    for number, picture in enumerate(footage.numbered(60)):
+        Image.fromarray(picture).save(tmp_path / "frames" / "b" / f"b_{number}.jpg")
+    frames = ("import-data", "latte", tmp_path / "frames", "-w", tmp_path / "w", "--fps", "24", "--json")
+    assert json.loads(cutroom(*frames, env=env).stdout)["states"] == {"done": 1, "failed": 0, "skipped": 0}
+
     settings = ("--set", "clips.min_s=0.5", "--set", "selection.filters=[]")
     curated = cutroom("curate", "-w", tmp_path / "w", *settings, "--json", env=env)
-    assert json.loads(curated.stdout)["states"]["videos"]["done"] == 1, curated.stderr
+    assert json.loads(curated.stdout)["states"]["videos"]["done"] == 2, curated.stderr
     assert json.loads(cutroom("audit", tmp_path / "w", "--json", env=env).stdout)["balanced"]
 
     export = ("export-data", "open-sora", "default", tmp_path / "out", "-w", tmp_path / "w", "--json")
@@ -38,6 +46,9 @@ def test_a_list_goes_in_and_comes_out(tmp_path: Path, env: dict[str, str]) -> No
     assert (first["replaced"], second["replaced"]) == (False, True)
     assert first | {"replaced": True} == second
     assert first["clips"] > 0
+    clip = json.loads((tmp_path / "out" / "export.json").read_text())["clips"]
+    told = [json.loads(cutroom("explain", tmp_path / "w", c, "--json", env=env).stdout) for c in clip]
+    assert "a sunrise" in [c["text"] for t in told for c in t["captions"] if c["of"] == "list"]
     files = sorted((tmp_path / "out" / "clips").iterdir())
     assert all(exchange.pictures(f) for f in files)
     again = cutroom(

@@ -37,26 +37,33 @@ def ledger(tmp_path: Path) -> Ledger:
     return exchange.build(tmp_path / "w", tmp_path / "footage")
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Ledger:
+    """A warehouse for tests that leave it and its footage as they are."""
+    folder = tmp_path_factory.mktemp("shared")
+    return exchange.build(folder / "w", folder / "footage")
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 def test_exported_clips_have_their_frames_and_none_of_their_neighbours(
-    ledger: Ledger, tmp_path: Path
+    shared: Ledger, tmp_path: Path
 ) -> None:
-    done = exchange.out_of(ledger, "open-sora-1.0", tmp_path / "out")
-    clips = describe(choose(ledger.store, "default"))
+    done = exchange.out_of(shared, "open-sora-1.0", tmp_path / "out")
+    clips = describe(choose(shared.store, "default"))
     assert (done.clips, done.failed) == (3, ())
     files = [tmp_path / "out" / "clips" / f"{c.clip_id}.mp4" for c in clips]
     assert [exchange.numbers(exchange.pictures(f)) for f in files] == exchange.KEPT
     assert [(c.start_frame, c.end_frame) for c in clips] == [(k[0], k[-1] + 1) for k in exchange.KEPT]
 
 
-def test_exported_clips_keep_their_times(ledger: Ledger, tmp_path: Path) -> None:
+def test_exported_clips_keep_their_times(shared: Ledger, tmp_path: Path) -> None:
     import av
 
-    exchange.out_of(ledger, "open-sora-1.0", tmp_path / "out")
-    clip = describe(choose(ledger.store, "default"))[2]
+    exchange.out_of(shared, "open-sora-1.0", tmp_path / "out")
+    clip = describe(choose(shared.store, "default"))[2]
     with av.open(clip.uri) as source:
         times = sorted(f.time for f in source.decode(video=0))[4:14]
     with av.open(str(tmp_path / "out" / "clips" / f"{clip.clip_id}.mp4")) as written:
@@ -65,12 +72,12 @@ def test_exported_clips_keep_their_times(ledger: Ledger, tmp_path: Path) -> None
 
 
 def test_an_export_is_the_same_byte_for_byte_and_takes_the_place_of_the_one_before(
-    ledger: Ledger, tmp_path: Path
+    shared: Ledger, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    assert not exchange.out_of(ledger, "open-sora", out).replaced
+    assert not exchange.out_of(shared, "open-sora", out).replaced
     first = contents(out)
-    assert exchange.out_of(ledger, "open-sora", out).replaced
+    assert exchange.out_of(shared, "open-sora", out).replaced
     assert contents(out) == first
     assert json.loads(first[RECORD])["files"].keys() == first.keys() - {RECORD}
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
@@ -78,21 +85,21 @@ def test_an_export_is_the_same_byte_for_byte_and_takes_the_place_of_the_one_befo
 
 @pytest.mark.parametrize("foreign", ["notes.txt", "clips/mine.mp4", "clips.csv"])
 def test_an_export_overwrites_nothing_that_it_did_not_write(
-    ledger: Ledger, tmp_path: Path, foreign: str
+    shared: Ledger, tmp_path: Path, foreign: str
 ) -> None:
     out = tmp_path / "out"
-    exchange.out_of(ledger, "open-sora", out)
+    exchange.out_of(shared, "open-sora", out)
     (out / foreign).write_text("mine")
     with pytest.raises(SettingsError, match=f"{out} holds {foreign}"):
-        exchange.out_of(ledger, "open-sora", out)
+        exchange.out_of(shared, "open-sora", out)
     assert (out / foreign).read_text() == "mine"
 
 
-def test_a_folder_that_is_no_export_is_not_touched(ledger: Ledger, tmp_path: Path) -> None:
+def test_a_folder_that_is_no_export_is_not_touched(shared: Ledger, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
     with pytest.raises(SettingsError, match="is no earlier export"):
-        exchange.out_of(ledger, "open-sora", tmp_path / "mine")
+        exchange.out_of(shared, "open-sora", tmp_path / "mine")
     assert contents(tmp_path / "mine") == {"thesis.txt": b"years of work"}
 
 
@@ -124,11 +131,11 @@ def test_a_video_that_was_replaced_is_noticed(ledger: Ledger, tmp_path: Path) ->
     assert done.clips == 2, "the clip before the file's new end is whole"
 
 
-def test_an_unknown_selection_names_those_that_there_are(ledger: Ledger, tmp_path: Path) -> None:
+def test_an_unknown_selection_names_those_that_there_are(shared: Ledger, tmp_path: Path) -> None:
     with pytest.raises(
         WarehouseError, match=r"no selection and no training run 'best'; selections here: default"
     ):
-        choose(ledger.store, "best")
+        choose(shared.store, "best")
 
 
 def states(imported: object) -> list[tuple[str, str | None]]:
