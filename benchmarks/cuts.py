@@ -47,7 +47,7 @@ DEFAULT_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 SIZE = (640, 360)
 NUM_FOLDS = 5
 SHOTS_PER_REEL = 10
-SHOT_FRAMES = (70, 110)
+SHOT_FRAMES = (70, 150)
 MOST_FRAMES = 500
 """Of one source video."""
 NEAR_DUPLICATES = ("bbb_720p_30s_vp8.webm", "bbb_square_vp9.webm", "goldeneye_rotated90.mp4")

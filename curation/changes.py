@@ -3,9 +3,9 @@
 All distances are mean absolute differences of 32 px thumbnails whose mean colour was taken out, so that a flash or a
 change of exposure, which moves all pixels alike, counts for little. Two questions are asked:
 
-`LagObserver`, of every frame: how far is it from each of the five frames before? A cut is where frames on either
-side are alike among themselves and far from those across; motion is far in both directions, and after a flash the
-picture comes back.
+`LagObserver`, of every frame: how far is it from each of the frames before, pixel by pixel and in its colours wherever
+they are? A cut is where frames on either side are alike among themselves and far from those across; motion is far in
+both directions, fast motion still keeps its colours, and after a flash the picture comes back.
 
 `BlendObserver`, ten times a second: is the picture half-way between those some time before and after? In a dissolve
 or a fade it is their mean, in a wipe every pixel is one or the other's; where things move it is neither.
@@ -75,19 +75,48 @@ def distance(a: NDArray, b: NDArray) -> float:
     return cv2.norm(a, b, cv2.NORM_L1) / a.size
 
 
+@dataclass(frozen=True)
+class _Colours:
+    """How often each colour occurs, in coarse bins, and again in bins that begin half a bin earlier.
+
+    The smaller of two distances counts, so that a little light that moves pixels over the edge of a bin is no change.
+    """
+
+    bins: NDArray[np.float32]
+    shifted: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, bgr: NDArray[np.uint8]) -> _Colours:
+        count = bgr.size / 3
+        bins = cv2.calcHist([bgr], [0, 1, 2], None, [4] * 3, [0, 256] * 3)
+        shifted = cv2.calcHist([bgr], [0, 1, 2], None, [5] * 3, [-32, 288] * 3)
+        return cls(bins.ravel() / count, shifted.ravel() / count)
+
+    def distance(self, other: _Colours) -> float:
+        pairs = (self.bins, other.bins), (self.shifted, other.shifted)
+        return min(cv2.norm(a, b, cv2.NORM_L1) for a, b in pairs) / 2
+
+
 class LagObserver:
-    """`contrast` of every frame and `lag_1` to `lag_12`: its distances to the frames before, 0 where there is none."""
+    """`contrast` of every frame, and its distances to the frames before, 0 where there is none.
+
+    `lag_1` to `lag_12`: mean absolute difference of the pixels. `colour_1` to `colour_12`: share of the pixels, 0..1,
+    whose colour the other picture has no pixel for.
+    """
 
     def __init__(self) -> None:
-        self._before: deque[NDArray[np.uint8]] = deque(maxlen=max(LAGS))
-        self._rows = Columns("contrast", *(f"lag_{lag}" for lag in LAGS))
+        self._before: deque[tuple[NDArray[np.uint8], _Colours]] = deque(maxlen=max(LAGS))
+        names = [f"{kind}_{lag}" for kind in ("lag", "colour") for lag in LAGS]
+        self._rows = Columns("contrast", *names)
 
     def observe(self, frame: Frame) -> None:
         """Measure the next frame."""
-        bgr, before = frame.thumb.bgr, self._before
-        lags = [distance(bgr, before[lag - 1]) if lag <= len(before) else 0.0 for lag in LAGS]
-        self._rows.add(frame.index, frame.pts, frame.thumb.contrast, *lags)
-        before.appendleft(bgr)
+        bgr, colours = frame.thumb.bgr, _Colours.of(frame.thumb.bgr)
+        before = [self._before[lag - 1] if lag <= len(self._before) else (bgr, colours) for lag in LAGS]
+        pixels = [distance(bgr, other) for other, _ in before]
+        shares = [colours.distance(other) for _, other in before]
+        self._rows.add(frame.index, frame.pts, frame.thumb.contrast, *pixels, *shares)
+        self._before.appendleft((bgr, colours))
 
     def finish(self) -> list[Measure]:
         """Measures of every frame."""
@@ -113,28 +142,36 @@ class _Window:
 
     @property
     def rank(self) -> tuple[bool, float]:
-        """Blends before switches, then by the change that the transition explains."""
-        return self.is_linear, self.change * (1 - 2 * (self.residual if self.is_linear else self.switch))
+        """Blends before switches, then by the distance that the transition explains.
+
+        Not by its share of the contrast: that is as large in a part of a fade as in the whole.
+        """
+        return self.is_linear, self.apart * (1 - 2 * (self.residual if self.is_linear else self.switch))
 
 
 class BlendObserver:
     """Frames that look like the middle of a transition, with where it begins and ends.
 
-    Measures of those frames: `blend_change` (distance of the window's ends over their contrast; unrelated pictures
-    come to about 1), `blend_residual` (distance of the middle from the mean of the ends, over that of the ends: 0 in
-    a dissolve, 0.5 where nothing blends), `blend_switch` (how far each pixel of the middle is from the nearer end,
-    likewise: 0 in a wipe), `blend_likeness` (correlation of the ends), `blend_start` and `blend_end` (indices of the
-    first frame of the transition and of the first one after it). Of the windows around a frame the one that explains
-    the largest change is kept.
+    Measures of those frames: `blend_apart` (distance of the window's ends), `blend_change` (that over their
+    contrast; unrelated pictures come to about 1), `blend_residual` (distance of the middle from the mean of the ends,
+    over that of the ends: 0 in a dissolve, 0.5 where nothing blends), `blend_switch` (how far each pixel of the
+    middle is from the nearer end, likewise: 0 in a wipe), `blend_likeness` (correlation of the ends), `blend_unrest`
+    (how much the calmer side changes in as much time as the transition takes, over the transition's own change: about
+    1 in a steady motion), `blend_start` and `blend_end` (indices of the first frame of the transition and of the
+    first one after it). Of the windows around a frame the one that explains the largest distance is kept.
     """
 
-    NAMES = ("blend_change", "blend_residual", "blend_switch", "blend_likeness", "blend_start", "blend_end")
+    NAMES = tuple(
+        f"blend_{name}"
+        for name in ("apart", "change", "residual", "switch", "likeness", "unrest", "start", "end")
+    )
 
     def __init__(self, time_base: Fraction) -> None:
         self._grid = TimeGrid(BLEND_FPS, time_base)
         self._halves = [
             round(Fraction(half_s).limit_denominator(100) / time_base) for half_s in HALF_WINDOWS_S
         ]
+        self._reach = 2 * self._halves[-1]
         self._first = 0
         self._pts: list[int] = []
         self._thumbs: list[Thumb] = []
@@ -143,13 +180,13 @@ class BlendObserver:
         self._rows = Columns(*self.NAMES)
 
     def observe(self, frame: Frame) -> None:
-        """Take the next frame; a centre is judged once its longest window is there."""
+        """Take the next frame; a centre is judged once its longest window is there, and as much again."""
         if self._grid.takes(frame.pts):
             self._centres.append(frame.index)
         self._pts.append(frame.pts)
         self._steps.append(distance(frame.thumb.flat, self._thumbs[-1].flat) if self._thumbs else 0.0)
         self._thumbs.append(frame.thumb)
-        self._judge_until(frame.pts - self._halves[-1])
+        self._judge_until(frame.pts - self._reach)
 
     def finish(self) -> list[Measure]:
         """All measures, the last centres judged by the windows that fit."""
@@ -161,7 +198,7 @@ class BlendObserver:
         while self._centres and self._pts[self._centres[0] - self._first] <= pts:
             centre = self._centres.popleft() - self._first
             self._judge(centre)
-            self._forget(bisect_right(self._pts, self._pts[centre] - self._halves[-1]) - 1)
+            self._forget(bisect_right(self._pts, self._pts[centre] - self._reach) - 1)
 
     def _forget(self, count: int) -> None:
         if count > 0:
@@ -174,10 +211,27 @@ class BlendObserver:
             middle = centre - window.first
             if not window.is_linear and abs(progress[middle] - 0.5) > 0.25:
                 continue  # before a wipe and after it every pixel is at one end too
-            start, end = (window.first + self._first + row for row in _extent(progress, middle))
-            says = window.change, window.residual, window.switch, window.likeness
-            self._rows.add(centre + self._first, self._pts[centre], *says, start, end)
+            start, end = (window.first + row for row in _extent(progress, middle))
+            says = window.apart, window.change, window.residual, window.switch, window.likeness
+            where = start + self._first, end + self._first
+            self._rows.add(
+                centre + self._first, self._pts[centre], *says, self._unrest(start - 1, end), *where
+            )
             return
+
+    def _unrest(self, last: int, first: int) -> float:
+        """Change on the calmer side over that from row `last` of the old scene to row `first` of the new one.
+
+        A side that has fewer frames than the transition is judged by those, at their pace; 0 where none has any.
+        """
+        last, first = max(last, 0), min(first, len(self._thumbs) - 1)
+        length = max(1, first - last)
+        far = (last, max(last - length, 0)), (first, min(first + length, len(self._thumbs) - 1))
+        paces = [self._apart(a, b) / abs(a - b) for a, b in far if a != b]
+        return length * min(paces, default=0.0) / max(self._apart(last, first), 1e-6)
+
+    def _apart(self, a: int, b: int) -> float:
+        return distance(self._thumbs[a].flat, self._thumbs[b].flat)
 
     def _windows(self, centre: int) -> Iterator[_Window]:
         for half in self._halves:

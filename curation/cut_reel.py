@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 import av
@@ -47,17 +48,19 @@ class Reel:
 
 
 def make_reel(shots: Sequence[NDArray[np.uint8]], generator: np.random.Generator) -> Reel:
-    """Join shots in order, at random; a shot lends a dissolve half of its frames at most."""
+    """Join shots of at least 60 frames in order, at random; 20 frames of each are in no join."""
     shots = [_disturbed(shot, generator) for shot in shots]
-    kinds = generator.choice(list(JOINS), len(shots) - 1, p=list(JOINS.values()))
-    return join_shots(shots, [_join(kind, generator) for kind in kinds.tolist()])
+    kinds = generator.choice(list(JOINS), len(shots) - 1, p=list(JOINS.values())).tolist()
+    most = [(min(len(a), len(b)) - 20) // 2 for a, b in pairwise(shots)]
+    return join_shots(shots, [_join(k, m, generator) for k, m in zip(kinds, most, strict=True)])
 
 
-def _join(kind: str, generator: np.random.Generator) -> Join:
-    """Dissolves take 0.3 to 2 s, fades out and in 0.6 to 2 s."""
-    least_s = {"hard": 0.0, "dissolve": 0.3, "fade": 0.6}[kind]
-    length_s = 0.0 if kind == "hard" else generator.uniform(least_s, 2.0)
-    return Join(kind, round(length_s * FPS))
+def _join(kind: str, most_frames: int, generator: np.random.Generator) -> Join:
+    """Dissolves take 0.3 to 2 s, fades out and in 0.6 to 2 s, where the shots are long enough."""
+    if kind == "hard":
+        return Join(kind, 0)
+    length_s = generator.uniform(0.3 if kind == "dissolve" else 0.6, 2.0)
+    return Join(kind, min(most_frames, round(length_s * FPS)))
 
 
 def join_shots(shots: Sequence[NDArray[np.uint8]], joins: Sequence[Join]) -> Reel:

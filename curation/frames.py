@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
-from math import ceil
+from math import lcm
 from typing import TYPE_CHECKING
 
 import av
@@ -167,8 +167,11 @@ class TimeGrid:
     """
 
     def __init__(self, fps: float, time_base: Fraction) -> None:
-        self._period = 1 / (Fraction(fps).limit_denominator(1000) * time_base)
-        self._slack = Fraction(1, 500) / time_base
+        period = 1 / (Fraction(fps).limit_denominator(1000) * time_base)
+        slack = Fraction(1, 500) / time_base
+        # Whole numbers of the largest unit of which ticks, period and slack are multiples: exact, and fast.
+        self._tick = lcm(period.denominator, slack.denominator)
+        self._period, self._slack = int(period * self._tick), int(slack * self._tick)
         self._start: int | None = None
         self._due = 0
 
@@ -176,10 +179,11 @@ class TimeGrid:
         """Whether the frame at `pts` belongs to the grid; to be asked once per frame, in order."""
         if self._start is None:
             self._start = pts
-        elapsed = pts - self._start + self._slack
+        elapsed = (pts - self._start) * self._tick + self._slack
         if elapsed < self._due:
             return False
-        self._due = ceil((elapsed // self._period + 1) * self._period)
+        due = (elapsed // self._period + 1) * self._period
+        self._due = -(-due // self._tick) * self._tick  # the first tick that is not before it
         return True
 
 

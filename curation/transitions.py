@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,8 @@ from curation.changes import FLOOR, LAGS, Measure
 
 _SIDE = 3
 """Frames on either side of a cut that are compared; as many as the lags allow."""
+_PIXEL_FLOOR, _COLOUR_FLOOR = 1.0, 0.03
+"""Distances that noise makes; in the units of `lag_1` and `colour_1`."""
 
 
 @dataclass(frozen=True)
@@ -25,13 +28,15 @@ class EvidenceConfig:
     cut_change: float = 0.4
     """Least distance across a cut, over the contrast of its sides; unrelated pictures come to about 1."""
     cut_ratio: float = 2.5
-    """Least distance across a cut, over that between frames on one side."""
+    """Least distance across a cut, over that between frames on one side; mean of pixels' and colours'."""
     blend_change: float = 0.45
     """Least distance between the ends of a transition, over their contrast."""
     blend_likeness: float = 0.5
     """Largest correlation between the ends of a transition."""
     blend_residual: float = 0.3
     """Largest distance of a dissolve's middle from the mean of its ends, over that of the ends."""
+    blend_unrest: float = 0.8
+    """Largest change of the calmer side of a transition in as much time, over its own; steady motion comes to 1."""
     wipe_switch: float = 0.15
     """Largest distance of a wipe's pixels from the nearer end, over that of the ends."""
 
@@ -48,36 +53,54 @@ class Transition:
 
 def hard_cuts(measures: Mapping[str, Measure], config: EvidenceConfig) -> list[Transition]:
     """Cuts between two frames, in order."""
-    across, within, least = _sides(measures)
-    contrast = measures["contrast"].value
-    change = across / (_side_contrast(contrast) + FLOOR)
-    ratio = across / (np.maximum(within, _usual_step(measures["lag_1"].value)) + 1.0)
+    pixels, colours = _sides(measures, "lag"), _sides(measures, "colour")
+    change = pixels.across / (_side_contrast(measures["contrast"].value) + FLOOR)
+    moved, recoloured = pixels.ratio(_PIXEL_FLOOR), colours.ratio(_COLOUR_FLOOR)
+    ratio = np.maximum(np.sqrt(moved * recoloured), moved / 2)  # two scenes may have the same colours
     strength = np.minimum(change / config.cut_change, ratio / config.cut_ratio)
-    strong = np.flatnonzero((strength >= 1) & (least >= across / 2) & ~_returns(measures, across))
+    lasting = (pixels.least >= pixels.across / 2) & ~_returns(measures, pixels.across, colours.across)
     return [
         Transition(int(i), int(i), float(strength[i]))
-        for i in strong
+        for i in np.flatnonzero((strength >= 1) & lasting)
         if ratio[i] >= ratio[max(0, i - _SIDE) : i + _SIDE + 1].max()
     ]
 
 
-def _sides(measures: Mapping[str, Measure]) -> tuple[NDArray, NDArray, NDArray]:
-    """Of every frame as the first of a new scene: mean distance across, mean distance within, least one across."""
-    lags = {lag: measures[f"lag_{lag}"].value for lag in LAGS}
+class _Sides(NamedTuple):
+    """Of every frame as the first of a new scene, in one kind of distance."""
+
+    across: NDArray
+    """Mean distance between frames on either side."""
+    least: NDArray
+    """Least distance across."""
+    usual: NDArray
+    """What is usual here without a cut: mean distance on one side, or the steps of the frames around if larger."""
+
+    def ratio(self, floor: float) -> NDArray:
+        """`across` over `usual`; distances about as small as `floor` are noise."""
+        return self.across / (self.usual + floor)
+
+
+def _sides(measures: Mapping[str, Measure], kind: str) -> _Sides:
+    lags = {lag: measures[f"{kind}_{lag}"].value for lag in LAGS}
     across = [_shifted(lags[p + q + 1], p + q + 1, q) for p in range(_SIDE) for q in range(_SIDE)]
     left = [_shifted(lags[lag], lag, offset) for lag in range(1, _SIDE) for offset in range(lag - _SIDE, 0)]
     right = [_shifted(lags[lag], lag, offset) for lag in range(1, _SIDE) for offset in range(lag, _SIDE)]
-    return _nanmean(across), _nanmean(left + right), np.nan_to_num(np.fmin.reduce(across))
+    usual = np.maximum(_nanmean(left + right), _usual_step(lags[1]))
+    return _Sides(_nanmean(across), np.nan_to_num(np.fmin.reduce(across)), usual)
 
 
-def _returns(measures: Mapping[str, Measure], across: NDArray) -> NDArray[np.bool_]:
-    """Whether the picture from before a change comes back soon after it, or did so with it: a flash."""
-    back = np.zeros(len(across), bool)
+def _returns(measures: Mapping[str, Measure], pixels: NDArray, colours: NDArray) -> NDArray[np.bool_]:
+    """Whether the picture from before a change comes back soon after it, or did so with it: a flash.
+
+    Where things move meanwhile the pixels come back in part, and the colours do.
+    """
+    back = np.zeros(len(pixels), bool)
     for lag in LAGS[1:]:
-        apart = measures[f"lag_{lag}"].value
         for offset in (0, lag - 1):  # the change is the end of the flash, or its begin
-            distance = _shifted(apart, lag, offset)
-            back |= distance < across / 3
+            apart = _shifted(measures[f"lag_{lag}"].value, lag, offset)
+            recoloured = _shifted(measures[f"colour_{lag}"].value, lag, offset)
+            back |= (apart < pixels / 3) | ((apart < pixels / 2) & (recoloured < colours / 3))
     return back
 
 
@@ -122,8 +145,9 @@ def blends(
     at = [cut.end for cut in cuts]
     holds_cut = np.searchsorted(at, end, "right") > np.searchsorted(at, start, "left")
     change, likeness = value["change"], value["likeness"]
-    convincing = (error <= 1) & (likeness <= config.blend_likeness) & (change >= config.blend_change)
-    explained = np.where(convincing & ~holds_cut, change * (2 - error), 0)
+    calm = value["unrest"] <= config.blend_unrest
+    convincing = calm & (error <= 1) & (likeness <= config.blend_likeness) & (change >= config.blend_change)
+    explained = np.where(convincing & ~holds_cut, value["apart"] * (2 - error), 0)
     found: list[Transition] = []
     for row in np.argsort(-explained, kind="stable")[: np.count_nonzero(explained)].tolist():
         if all(end[row] <= other.start or other.end <= start[row] for other in found):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+from curation.frames import Decoded, Frame, Scaler, Sizes
 
 MILLISECOND = Fraction(1, 1000)
 
@@ -69,13 +72,31 @@ def _silence() -> av.AudioFrame:
 
 def texture(seed: int, height: int, width: int, grain: int = 8) -> NDArray[np.uint8]:
     """A random picture [H, W, 3] with soft blobs of about `grain` pixels."""
-    import cv2
-
     coarse = np.random.default_rng(seed).integers(
         0, 256, (height // grain + 2, width // grain + 2, 3), np.uint8
     )
     large = cv2.resize(coarse, None, fx=grain, fy=grain, interpolation=cv2.INTER_CUBIC)
     return np.ascontiguousarray(large[:height, :width])
+
+
+def natural(seed: int, height: int, width: int) -> NDArray[np.uint8]:
+    """A random picture [H, W, 3] with structure of all sizes, the larger the stronger, as scenes have it."""
+    layers = [
+        (grain, texture(seed + grain, height, width, grain).astype(float) - 128)
+        for grain in (4, 8, 16, 32, 64)
+    ]
+    mixed = sum(layer * grain for grain, layer in layers) / 60
+    return np.clip(mixed + 128, 0, 255).astype(np.uint8)
+
+
+def frames_of(pictures: Iterable[NDArray[np.uint8]], pts: Sequence[int] | None = None) -> Iterator[Frame]:
+    """RGB pictures as the frames that observers are given, without a codec between; 40 ticks apart by default."""
+    scaler = Scaler()
+    for index, picture in enumerate(pictures):
+        image = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+        size = picture.shape[1], picture.shape[0]
+        time = index * 40 if pts is None else pts[index]
+        yield Frame(Decoded(index, time, image, False), Sizes(size, size, size, 0), scaler)
 
 
 def numbered(count: int, height: int = 64, width: int = 64) -> list[NDArray[np.uint8]]:
