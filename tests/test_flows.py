@@ -59,11 +59,11 @@ def test_curation_shows_its_windows_and_its_story(env: dict[str, str], reel: Pat
 
     api, mine = env["PREFECT_API_URL"], {"id": {"any_": [run["id"]]}}
     deadline = time.monotonic() + 30  # the server takes in tasks' events a little after the flow has ended
-    while {t["state_type"] for t in (tasks := served.ask(api, "task_runs/filter", flow_runs=mine))} != {
-        "COMPLETED"
-    }:
+    tasks = served.ask(api, "task_runs/filter", flow_runs=mine)
+    while {t["state_type"] for t in tasks} != {"COMPLETED"}:
         assert time.monotonic() < deadline, tasks
         time.sleep(0.5)
+        tasks = served.ask(api, "task_runs/filter", flow_runs=mine)
     counted = Counter(t["name"].split(" ")[0] for t in tasks)
     assert counted["scan"] == counted["cut"] == counted["motion"] == 2, "one task for each window of shards"
     assert counted["hash"] == counted["select"] == 1
