@@ -66,6 +66,8 @@ class Decoder:
         self.media = media
         self.time_base = Fraction(media.stream.time_base or Fraction(1, 90_000))
         self.num_packets = 0
+        self.num_bytes = 0
+        """Size of the stream's packets."""
         self.num_refused = 0
         """Packets that the decoder refused."""
         self.num_moved = 0
@@ -103,6 +105,7 @@ class Decoder:
         try:
             for packet in self.media.container.demux(self.media.stream):
                 self.num_packets += packet.size > 0
+                self.num_bytes += packet.size
                 try:
                     yield from packet.decode()
                 except av.FFmpegError:

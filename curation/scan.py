@@ -57,6 +57,8 @@ class ScanResult:
     """pts of the spooled frames."""
     decode_errors: int
     """Packets that the decoder refused."""
+    stream_bytes: int
+    """Size of the video stream's packets, without container and sound."""
     moved_pts: int
     """Time stamps that did not increase and were moved."""
 
@@ -122,6 +124,7 @@ def _scan_opened(media: Media, config: ScanConfig, spool: Callable[[GridFrame], 
         flow=found["flow"],
         grid_pts=found["grid"],
         decode_errors=decoder.num_refused,
+        stream_bytes=decoder.num_bytes,
         moved_pts=decoder.num_moved,
     )
 

@@ -108,6 +108,7 @@ def video_columns(result: ScanResult) -> dict[str, Any]:
         "end_pts": int(signals.end_pts),
         "duration_s": result.duration_s,
         "fps": result.num_frames / result.duration_s if result.duration_s else None,
+        "bit_rate": 8 * result.stream_bytes / result.duration_s if result.duration_s else None,
         "num_frames": result.num_frames,
         "decode_errors": result.decode_errors,
         "signals": [row["signal"] for row in signal_rows("", signals)],

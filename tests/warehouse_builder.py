@@ -45,6 +45,7 @@ PER_CLIP = (
     "motion",
     "text_area",
     "sharpness",
+    "quality",
     "embeddings",
     "aesthetics",
     "captions",
@@ -258,6 +259,7 @@ class _Film:
             "fps": float(FPS),
             "num_frames": self.num_frames,
             "decode_errors": 0,
+            "bit_rate": 2e6,
             "has_audio": True,
             "signals": ["brightness", "content"],
             "grid_pts": [self._pts(f) for f in self.grid],
@@ -333,6 +335,15 @@ def _captions(_: np.random.Generator, shot: Shot) -> dict[str, Any]:
     return of_frame | of_video
 
 
+def _quality(rng: np.random.Generator, _: Shot) -> dict[str, Any]:
+    margin = float(rng.choice([0.0, 0.0, 0.1]))
+    letterbox = {"letterbox": 2 * margin, "bar_top": margin, "bar_bottom": margin}
+    pillarbox = {"pillarbox": 0.0, "bar_left": 0.0, "bar_right": 0.0}
+    rest = {"aspect": 160 / 90, "fps": float(FPS), "bits_per_pixel": 0.1, "audio": 1.0}
+    measured = {"contrast": float(rng.uniform(0.05, 0.3)), "frozen": float(rng.choice([0.0, 0.25]))}
+    return letterbox | pillarbox | rest | measured
+
+
 def _mean_of_frames(rng: np.random.Generator, low: float, high: float) -> dict[str, Any]:
     scores = rng.uniform(low, high, 3).tolist()
     return {"model": "embedded", "score": float(np.mean(scores)), "scores": scores}
@@ -345,6 +356,7 @@ _COLUMNS: dict[str, Callable[[np.random.Generator, Shot], dict[str, Any]]] = {
         "score": float(rng.normal(5, 1)),
         "brightness": float(rng.uniform(0.2, 0.8)),
     },
+    "quality": _quality,
     "embeddings": lambda rng, _: {
         "model": "embedded",
         **{place: _unit_vector(rng) for place in ("first", "middle", "last")},

@@ -192,6 +192,7 @@ _VIDEOS = Table(
         column("fps", pa.float64(), "decoded frames over duration", unit="1/s"),
         column("num_frames", pa.int64(), "frames that were decoded"),
         column("decode_errors", pa.int32(), "packets that the decoder refused and survived"),
+        column("bit_rate", pa.float64(), "of the video stream's packets, measured", unit="bit/s"),
         column("has_audio", pa.bool_(), "an audio stream is present"),
         column("bytes", pa.int64(), "size", unit="bytes"),
         column("signals", pa.list_(pa.string()), "signals that were taken of its frames"),
@@ -343,6 +344,38 @@ _SHARPNESS = _per_clip(
     column("brightness", pa.float32(), "mean luma", unit="0 to 1"),
 )
 
+_QUALITY = _per_clip(
+    "quality",
+    column(
+        "contrast",
+        pa.float32(),
+        "standard deviation of luma inside the bars, median over frames",
+        unit="0 to 0.5",
+        source="Peli 1990, RMS contrast",
+    ),
+    column("letterbox", pa.float32(), "black bars above and below", unit="share of the height"),
+    column("pillarbox", pa.float32(), "black bars left and right", unit="share of the width"),
+    column("bar_top", pa.float32(), "black bar above", unit="share of the height"),
+    column("bar_bottom", pa.float32(), "black bar below", unit="share of the height"),
+    column("bar_left", pa.float32(), "black bar on the left", unit="share of the width"),
+    column("bar_right", pa.float32(), "black bar on the right", unit="share of the width"),
+    column(
+        "frozen",
+        pa.float32(),
+        "pairs of neighbouring grid frames between which nothing changes; null for a single frame",
+        unit="share of the pairs",
+    ),
+    column("aspect", pa.float32(), "width over height as displayed, bars included"),
+    column("fps", pa.float32(), "frames of the clip over its length", unit="1/s"),
+    column(
+        "bits_per_pixel",
+        pa.float32(),
+        "the stream's bit rate over displayed pixels and frames; null where the video's duration is unknown",
+        unit="bit",
+    ),
+    column("audio", pa.float32(), "1 where the file has sound, else 0"),
+)
+
 _EMBEDDINGS = _per_clip(
     "embeddings",
     _MODEL,
@@ -434,6 +467,7 @@ ANNOTATIONS = (
     _MOTION,
     _TEXT_AREA,
     _SHARPNESS,
+    _QUALITY,
     _EMBEDDINGS,
     _AESTHETICS,
     _CAPTIONS,

@@ -22,6 +22,7 @@ from curation.annotators.base import Annotator
 from curation.annotators.captions import CaptionsAnnotator
 from curation.annotators.embeddings import EmbeddingsAnnotator
 from curation.annotators.motion import MotionAnnotator
+from curation.annotators.quality import QualityAnnotator
 from curation.annotators.sharpness import SharpnessAnnotator
 from curation.annotators.similarity import SimilarityAnnotator
 from curation.annotators.summaries import SummariesAnnotator
@@ -38,6 +39,7 @@ ANNOTATORS: dict[str, type[Annotator]] = {
         MotionAnnotator,
         TextAreaAnnotator,
         SharpnessAnnotator,
+        QualityAnnotator,
         EmbeddingsAnnotator,
         AestheticsAnnotator,
         CaptionsAnnotator,
