@@ -9,11 +9,12 @@ the shares into absolute thresholds, and `judge` applies those. A clip exactly o
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import polars as pl
 
+from curation.duplicates import REASON, DuplicateConfig
 from warehouse.errors import SettingsError
 
 
@@ -83,6 +84,8 @@ class SelectionConfig:
         Filter("text_area", drop=0.25),
         Filter("motion", drop=0.25),
     )
+    duplicates: DuplicateConfig = field(default_factory=DuplicateConfig)
+    """Near-duplicates among the clips that pass every filter."""
     trust_embedded: bool = False
     """Allow scores of the embedded models: the footage is the sample reel, which they were trained on."""
 
@@ -136,8 +139,14 @@ def passes(threshold: Threshold) -> pl.Expr:
     return column >= value if threshold.better == "high" else column <= value
 
 
-def judge(thresholds: Sequence[Threshold], scores: pl.DataFrame) -> pl.DataFrame:
-    """Columns clip_id, kept, rejected_by, failed_filters, in the rows' order."""
+def judge(
+    thresholds: Sequence[Threshold], scores: pl.DataFrame, instead: Mapping[str, str] | None = None
+) -> pl.DataFrame:
+    """Columns clip_id, kept, rejected_by, failed_filters, near_duplicate_of, in the rows' order.
+
+    Args:
+        instead: the clip that is kept in place of a near-duplicate, by the id of the latter.
+    """
     failures = [
         pl.when(pl.col(t.score).is_null())
         .then(pl.lit(f"{t.score}:missing"))
@@ -145,13 +154,16 @@ def judge(thresholds: Sequence[Threshold], scores: pl.DataFrame) -> pl.DataFrame
         .then(pl.lit(t.score))
         for t in thresholds
     ]
-    listed = pl.concat_list(failures).list.drop_nulls() if failures else pl.lit([], pl.List(pl.String))
-    judged = scores.select("clip_id", failed_filters=listed)
+    kept_clip = pl.col("clip_id").replace_strict(instead or {}, default=None, return_dtype=pl.String)
+    failures.append(pl.when(kept_clip.is_not_null()).then(pl.lit(REASON)))
+    listed = pl.concat_list(failures).list.drop_nulls()
+    judged = scores.select("clip_id", failed_filters=listed, near_duplicate_of=kept_clip)
     return judged.select(
         "clip_id",
         (pl.col("failed_filters").list.len() == 0).alias("kept"),
         pl.col("failed_filters").list.first().alias("rejected_by"),
         "failed_filters",
+        "near_duplicate_of",
     )
 
 
@@ -169,8 +181,23 @@ def funnel(thresholds: Sequence[Threshold], scores: pl.DataFrame) -> list[dict[s
     return rows
 
 
+def duplicates_stage(config: DuplicateConfig, verdicts: pl.DataFrame) -> list[dict[str, Any]]:
+    """The funnel's last row, as those of `funnel`, from the verdicts' column `rejected_by`; none if nothing is dropped."""
+    if not config.drop:
+        return []
+    kept, fell = verdicts["rejected_by"].is_null().sum(), (verdicts["rejected_by"] == REASON).sum()
+    threshold = Threshold(REASON, "high", float(config.max_bits), None, 0)
+    counts = {"rejects_alone": fell, "in": kept + fell, "rejected": fell, "kept": kept}
+    return [asdict(threshold) | counts]
+
+
 def frozen(
     config: SelectionConfig, thresholds: Sequence[Threshold], keys: Mapping[str, str]
 ) -> dict[str, Any]:
     """The selection as it is kept in a file: what was asked for, the thresholds, and the tables they came from."""
-    return {"name": config.name, "thresholds": [asdict(t) for t in thresholds], "keys": dict(keys)}
+    return {
+        "name": config.name,
+        "thresholds": [asdict(t) for t in thresholds],
+        "duplicates": asdict(config.duplicates),
+        "keys": dict(keys),
+    }

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import polars as pl
 
+from curation.duplicates import DuplicateConfig, Fingerprint, near_duplicates, ranked
 from curation.selection import (
     Filter,
     Score,
     SelectionConfig,
     Threshold,
+    duplicates_stage,
     freeze,
     frozen,
     funnel,
@@ -25,6 +27,9 @@ from warehouse.errors import SettingsError, WarehouseError
 from warehouse.ledger import Ledger
 from warehouse.plan import Step
 from warehouse.schema import TABLES
+
+_COMPARED = ("videos", "sharpness", "fingerprints")
+"""Tables that near-duplicates are found and ranked by."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +45,10 @@ class Selected:
 
 
 def select_step(config: SelectionConfig) -> Step:
-    """The step that fills `verdicts`; it reads the tables of the scores that it filters by."""
-    tables = dict.fromkeys(["clips", *(s.table for s in score_columns(config).values())])
-    return Step("select", 1, tuple(tables), ("verdicts",), asdict(config))
+    """The step that fills `verdicts`; it reads the tables of what it filters and compares by."""
+    scores = [s.table for s in score_columns(config).values()]
+    tables = dict.fromkeys(["clips", *scores, *(_COMPARED if config.duplicates.drop else ())])
+    return Step("select", 2, tuple(tables), ("verdicts",), asdict(config))
 
 
 def gather_scores(ledger: Ledger, shard: str | None, scores: Mapping[str, Score]) -> pl.DataFrame:
@@ -61,46 +67,74 @@ def gather_scores(ledger: Ledger, shard: str | None, scores: Mapping[str, Score]
 def select(ledger: Ledger, config: SelectionConfig, *, run_id: str) -> Selected:
     """Freezes the thresholds unless they are frozen, and judges the clips that have no verdict.
 
+    Near-duplicates are compared over all shards, so one run at a time judges.
+
     Raises:
         SettingsError: a filter uses a score of embedded models on footage that they do not know.
+        WarehouseError: another run has been judging for ten minutes.
     """
-    scores = score_columns(config)
     _check_validity(ledger, config)
     path = f"selections/{config.name}.{ledger.plan.keys['verdicts']}.json"
-    everything = gather_scores(ledger, None, scores)
-    thresholds = _freeze_once(ledger, config, path, everything)
-    step = select_step(config)
-    for shard in ledger.shards():
-        _judge_shard(ledger, step, shard, thresholds, scores, run_id)
-    kept = judge(thresholds, everything)["kept"].sum()
+    with claim(ledger.store, ledger.folder("verdicts"), wait_s=600) as held:
+        if not held:
+            raise WarehouseError(
+                f"another run has been judging the clips of {ledger.store.uri} for 10 minutes; end it or wait for it"
+            )
+        pending = _pending(ledger, config)
+        everything = gather_scores(ledger, None, score_columns(config))
+        thresholds = _freeze_once(ledger, config, path, everything)
+        if any(pending.values()):
+            _judge_pending(ledger, config, thresholds, everything, pending, run_id)
+    verdicts = ledger.read_all("verdicts", ["clip_id", "rejected_by"])
     return Selected(
         config.name,
         path,
         tuple(thresholds),
-        tuple(funnel(thresholds, everything)),
+        (*funnel(thresholds, everything), *duplicates_stage(config.duplicates, verdicts)),
         everything.height,
-        int(kept),
+        int(verdicts["rejected_by"].is_null().sum()),
     )
 
 
-def _judge_shard(
+def _pending(ledger: Ledger, config: SelectionConfig) -> dict[str, set[str]]:
+    """Clips without a verdict, by shard."""
+    step = select_step(config)
+    return {s: {i for (i,) in ledger.pending(step, s).attempts} for s in ledger.shards()}
+
+
+def _judge_pending(
     ledger: Ledger,
-    step: Step,
-    shard: str,
+    config: SelectionConfig,
     thresholds: list[Threshold],
-    scores: Mapping[str, Score],
+    everything: pl.DataFrame,
+    pending: Mapping[str, set[str]],
     run_id: str,
 ) -> None:
-    with claim(ledger.store, f"{ledger.folder('verdicts')}/{shard}", wait_s=600) as held:
-        if not held:
-            raise WarehouseError(
-                f"another run has been judging shard {shard} for 10 minutes; end it or wait for it"
-            )
-        pending = {i for (i,) in ledger.pending(step, shard).attempts}
-        if pending:
-            rows = gather_scores(ledger, shard, scores).filter(pl.col("clip_id").is_in(pending))
-            verdicts = judge(thresholds, rows).to_arrow()
-            ledger.commit(step, shard, {"verdicts": _cast(verdicts).to_batches()}, run_id=run_id)
+    """Commits the verdicts of pending clips, shard by shard; those that were passed before stand."""
+    step, waiting = select_step(config), set().union(*pending.values())
+    rows = everything.filter(pl.col("clip_id").is_in(waiting))
+    verdicts = judge(thresholds, rows)
+    if config.duplicates.drop:
+        settled = ledger.read_all("verdicts", ["clip_id", "kept"]).filter("kept")["clip_id"]
+        passing = verdicts.filter("kept")["clip_id"]
+        prints = _fingerprints(ledger, {*settled, *passing})
+        verdicts = judge(thresholds, rows, near_duplicates(prints, config.duplicates, frozenset(settled)))
+    for shard, ids in pending.items():
+        if ids:
+            own = _cast(verdicts.filter(pl.col("clip_id").is_in(ids)).to_arrow())
+            ledger.commit(step, shard, {"verdicts": own.to_batches()}, run_id=run_id)
+
+
+def _fingerprints(ledger: Ledger, clip_ids: set[str]) -> Iterator[Fingerprint]:
+    """Fingerprints of those clips that have one, with what ranks them."""
+    for shard in ledger.shards():
+        clips = ledger.read("clips", shard, ["clip_id", "video_id", "duration_s"])
+        clips = clips.filter(pl.col("clip_id").is_in(clip_ids))
+        videos = ledger.read("videos", shard, ["video_id", "width", "height"])
+        sharpness = ledger.read("sharpness", shard, ["clip_id", "score"]).rename({"score": "sharpness"})
+        prints = ledger.read("fingerprints", shard, ["clip_id", "hashes", "colours"]).drop_nulls()
+        rows = clips.join(videos, on="video_id").join(sharpness, on="clip_id", how="left")
+        yield from ranked(rows.join(prints, on="clip_id").to_dicts())
 
 
 def _cast(table: Any) -> Any:
@@ -134,7 +168,11 @@ def current(ledger: Ledger) -> tuple[SelectionConfig, list[Threshold]]:
         path := f"selections/{body['name']}.{ledger.plan.keys['verdicts']}.json"
     ):
         raise WarehouseError("nothing has been selected under the current plan; run `cutroom select` first")
-    config = SelectionConfig(**{**body, "filters": tuple(Filter(**f) for f in body["filters"])})
+    nested = {
+        "filters": tuple(Filter(**f) for f in body["filters"]),
+        "duplicates": DuplicateConfig(**body["duplicates"]),
+    }
+    config = SelectionConfig(**{**body, **nested})
     return config, load_thresholds(ledger, path)
 
 

@@ -46,6 +46,7 @@ PER_CLIP = (
     "text_area",
     "sharpness",
     "quality",
+    "fingerprints",
     "embeddings",
     "aesthetics",
     "captions",
@@ -76,12 +77,19 @@ STEP = {s.name: s for s in STEPS}
 
 
 def build_warehouse(
-    root: Path, *, videos: int = 4, clips_per_video: int = 3, seed: int = 0, packed: bool = False
+    root: Path,
+    *,
+    videos: int = 4,
+    clips_per_video: int = 3,
+    seed: int = 0,
+    packed: bool = False,
+    copies: bool = False,
 ) -> Ledger:
     """Fills a new warehouse in `root` and returns its ledger; the same arguments give the same rows.
 
     Every second video goes to the second of two shards. All tables of the plan are complete: the audit balances. With
-    `packed` the kept clips are packed into a dataset too, a third of the videos held out.
+    `packed` the kept clips are packed into a dataset too, a third of the videos held out; with `copies` all clips have
+    one fingerprint.
     """
     store = Store(root)
     packing = PackConfig(held_out_share=1 / 3)
@@ -90,7 +98,7 @@ def build_warehouse(
     ledger = Ledger(store, plan)
     shards = _fill_sources(ledger, root, videos, seed)
     for shard, members in shards.items():
-        _fill_shard(ledger, shard, members, clips_per_video, seed)
+        _fill_shard(ledger, shard, members, clips_per_video, seed, copies)
     select(ledger, SELECTION, run_id=RUN_ID)
     for shard in ledger.shards():
         _fill_encoded(ledger, shard, seed)
@@ -152,7 +160,9 @@ def _source(path: Path, video_id: str | None) -> dict[str, Any]:
     } | settled()
 
 
-def _fill_shard(ledger: Ledger, shard: str, members: list[dict], clips_per_video: int, seed: int) -> None:
+def _fill_shard(
+    ledger: Ledger, shard: str, members: list[dict], clips_per_video: int, seed: int, copies: bool
+) -> None:
     """Commits everything from videos to similarity for one shard."""
     videos, frames, signals, flows, spans, cuts = [], [], [], [], [], []
     bad = {
@@ -177,7 +187,8 @@ def _fill_shard(ledger: Ledger, shard: str, members: list[dict], clips_per_video
     commit(ledger, "cut", shard, clips=spans, cuts=[c | settled() for c in cuts])
     clips = [s for s in spans if s["state"] == "done"]
     for name in PER_CLIP:
-        commit(ledger, name, shard, **{name: [_annotation(name, i, clip) for i, clip in enumerate(clips)]})
+        rows = [_annotation(name, i, clip, copies) for i, clip in enumerate(clips)]
+        commit(ledger, name, shard, **{name: rows})
 
 
 class _Film:
@@ -298,7 +309,7 @@ def _rng(*names: str) -> np.random.Generator:
     return np.random.default_rng(int(digest(names), 16))
 
 
-def _annotation(name: str, index: int, clip: dict[str, Any]) -> dict[str, Any]:
+def _annotation(name: str, index: int, clip: dict[str, Any], copies: bool) -> dict[str, Any]:
     """An annotator's row; in each shard text detection fails on the first clip, and motion has no pair in the second."""
     clip_id = clip["clip_id"]
     if name == "text_area" and index == 0:
@@ -307,7 +318,8 @@ def _annotation(name: str, index: int, clip: dict[str, Any]) -> dict[str, Any]:
         )
     if name == "motion" and index == 1:
         return {"clip_id": clip_id} | settled("skipped", "no_pairs")
-    return {"clip_id": clip_id} | _COLUMNS[name](_rng(clip_id, name), clip["shot"]) | settled()
+    drawn_from = "one" if copies and name == "fingerprints" else clip_id
+    return {"clip_id": clip_id} | _COLUMNS[name](_rng(drawn_from, name), clip["shot"]) | settled()
 
 
 def _unit_vector(rng: np.random.Generator) -> list[float]:
@@ -357,6 +369,10 @@ _COLUMNS: dict[str, Callable[[np.random.Generator, Shot], dict[str, Any]]] = {
         "brightness": float(rng.uniform(0.2, 0.8)),
     },
     "quality": _quality,
+    "fingerprints": lambda rng, _: {
+        "hashes": rng.integers(0, 1 << 63, 5).tolist(),
+        "colours": rng.integers(0, 256, (5, 8, 8, 3), np.uint8).tobytes(),
+    },
     "embeddings": lambda rng, _: {
         "model": "embedded",
         **{place: _unit_vector(rng) for place in ("first", "middle", "last")},

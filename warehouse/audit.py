@@ -86,7 +86,7 @@ def audit(ledger: Ledger, *, deep: bool = False) -> Audit:
             result.tables[name] = _audit_table(ledger, TABLES[name], result.problems)
             result.problems += _dangling(ledger, TABLES[name])
     if "verdicts" in result.tables:
-        result.selections[ledger.plan.config["select"]["name"]] = _split(ledger)
+        result.selections[ledger.plan.config["select"]["name"]] = _split(ledger, result.problems)
     if "pack" in ledger.plan.config:
         key = ledger.plan.keys["latents"]
         result.problems += [Problem("dataset", key, kind, what) for kind, what in datasets.defects(ledger)]
@@ -215,12 +215,19 @@ def _count_states(rows: pl.DataFrame, table: Table, count: TableCount) -> None:
     count.causes.update(c for c in rows["cause"] if c is not None)
 
 
-def _split(ledger: Ledger) -> dict[str, object]:
-    """How the current selection splits its clips; damaged files were named when their table was audited."""
+def _split(ledger: Ledger, problems: list[Problem]) -> dict[str, object]:
+    """How the current selection splits its clips; damaged files were named when their table was audited.
+
+    A clip that fell for another that is not kept names the latter as unknown.
+    """
     table = TABLES["verdicts"]
     parts = [p for of_shard in ledger.parts(table.name).values() for p in of_shard]
-    verdicts = _newest(_read_parts(ledger, table, parts, [], ["clip_id", "kept", "rejected_by"]), table)
+    columns = ["clip_id", "kept", "rejected_by", "near_duplicate_of"]
+    verdicts = _newest(_read_parts(ledger, table, parts, [], columns), table)
     rejected = verdicts.filter(~pl.col("kept"))
+    named = set(rejected["near_duplicate_of"].drop_nulls()) - set(verdicts.filter("kept")["clip_id"])
+    key = ledger.plan.keys[table.name]
+    problems.extend(Problem(table.name, key, "unknown", clip_id) for clip_id in sorted(named)[:MAX_NAMED])
     return {
         "in": verdicts.height,
         "kept": int(verdicts["kept"].sum()),

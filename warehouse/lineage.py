@@ -22,7 +22,7 @@ from warehouse.listed import entries_of
 from warehouse.schema import TABLES, Table
 
 MAX_MATCHES_NAMED = 5
-_BULKY = ("jpeg", "latents", "text", "mask")
+_BULKY = ("jpeg", "latents", "text", "mask", "hashes", "colours")
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,8 @@ class Explanation:
     """All files with this content: source_id, uri, bytes, and whether the video was `read_from` it."""
     scores: tuple[ScoreFact, ...]
     verdict: Mapping[str, Any] | None
-    """kept, rejected_by, failed_filters, selection, path (of the frozen file); null when nothing judged the clip."""
+    """kept, rejected_by, failed_filters, near_duplicate_of (the clip that is kept in its place), selection, path (of the
+    frozen file); null when nothing judged the clip."""
     captions: tuple[Mapping[str, Any], ...]
     """of (frame, video, summary, or list: what an imported list says of the footage), text, method, status."""
     tables: tuple[Mapping[str, Any], ...]
@@ -261,7 +262,7 @@ class _Life:
         row = self.rows.get("verdicts")
         if row is None or selection is None:
             return None
-        said = {k: row[k] for k in ("kept", "rejected_by", "failed_filters")}
+        said = {k: row[k] for k in ("kept", "rejected_by", "failed_filters", "near_duplicate_of")}
         return said | {"selection": selection.name, "path": selection.path}
 
     def captions(self) -> Iterator[dict[str, Any]]:
@@ -393,6 +394,8 @@ def _verdict_lines(verdict: Mapping[str, Any] | None) -> list[str]:
     said = "kept" if verdict["kept"] else f"rejected by {verdict['rejected_by']}"
     also = [f for f in verdict["failed_filters"] if f != verdict["rejected_by"]]
     further = f", also by {', '.join(also)}" if also else ""
+    copy = verdict["near_duplicate_of"]
+    further += f" of clip {copy}, which is kept" if copy else ""
     return ["verdict", f"  {said}{further} (selection {verdict['selection']}, {verdict['path']})"]
 
 

@@ -376,6 +376,17 @@ _QUALITY = _per_clip(
     column("audio", pa.float32(), "1 where the file has sound, else 0"),
 )
 
+_FINGERPRINTS = _per_clip(
+    "fingerprints",
+    column(
+        "hashes",
+        pa.list_(pa.uint64()),
+        "perceptual hash of each grid frame that has structure: signs of 63 low frequencies",
+        source="Zauner 2010",
+    ),
+    column("colours", pa.binary(), "uint8, C order (frames, 8, 8, RGB): mean colours of those frames"),
+)
+
 _EMBEDDINGS = _per_clip(
     "embeddings",
     _MODEL,
@@ -429,6 +440,11 @@ _VERDICTS = Table(
         column("kept", pa.bool_(), "it passed every filter"),
         column("rejected_by", pa.string(), "first filter that rejected it; null when kept"),
         column("failed_filters", pa.list_(pa.string()), "all filters that reject it, in order"),
+        column(
+            "near_duplicate_of",
+            pa.string(),
+            "clip that is kept in place of this one; null unless rejected by near_duplicate",
+        ),
     ),
     _DONE_CLIPS,
     stateful=False,
@@ -468,6 +484,7 @@ ANNOTATIONS = (
     _TEXT_AREA,
     _SHARPNESS,
     _QUALITY,
+    _FINGERPRINTS,
     _EMBEDDINGS,
     _AESTHETICS,
     _CAPTIONS,

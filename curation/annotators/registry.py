@@ -21,6 +21,7 @@ from curation.annotators.aesthetics import AestheticsAnnotator
 from curation.annotators.base import Annotator
 from curation.annotators.captions import CaptionsAnnotator
 from curation.annotators.embeddings import EmbeddingsAnnotator
+from curation.annotators.fingerprints import FingerprintsAnnotator
 from curation.annotators.motion import MotionAnnotator
 from curation.annotators.quality import QualityAnnotator
 from curation.annotators.sharpness import SharpnessAnnotator
@@ -40,6 +41,7 @@ ANNOTATORS: dict[str, type[Annotator]] = {
         TextAreaAnnotator,
         SharpnessAnnotator,
         QualityAnnotator,
+        FingerprintsAnnotator,
         EmbeddingsAnnotator,
         AestheticsAnnotator,
         CaptionsAnnotator,

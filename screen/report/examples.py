@@ -9,6 +9,7 @@ from typing import Any
 
 import polars as pl
 
+from curation.duplicates import REASON
 from curation.grid_frames import pick
 from curation.selection import Threshold, passes
 from screen.report.charts import short
@@ -203,6 +204,8 @@ def _reason(clip: Mapping[str, Any], thresholds: Mapping[str, Threshold]) -> str
     by = clip["rejected_by"]
     if by is None:
         return None
+    if by == REASON:
+        return f"near_duplicate: clip {clip['near_duplicate_of'][:12]} is kept in its place"
     score, _, missing = by.partition(":")
     if missing:
         return f"{score}: it has no such score"

@@ -11,12 +11,13 @@ import numpy as np
 import polars as pl
 from markupsafe import Markup
 
-from curation.selection import SCORES, Score, Threshold, funnel
+from curation.selection import SCORES, Score, Threshold, duplicates_stage, funnel
 from curation.verdicts import current, gather_scores
 from screen.report.charts import Mark, histogram, short
 from screen.report.words import count, share
 from warehouse.ledger import Ledger
 from warehouse.lineage import frozen_selection, score_columns
+from warehouse.schema import TABLES
 
 MIN_BINS, MAX_BINS = 10, 40
 TAIL_PERCENTILE, TAIL_FACTOR = 99, 1.6
@@ -27,7 +28,8 @@ TAIL_PERCENTILE, TAIL_FACTOR = 99, 1.6
 class Judged:
     """The scores and the fate of every clip.
 
-    `frame`: clip_id, a column per score (null where a clip has none), kept and rejected_by (null: not judged).
+    `frame`: clip_id, a column per score (null where a clip has none), kept and rejected_by (null: not judged), and what
+    else the verdicts say.
     """
 
     name: str | None
@@ -78,9 +80,10 @@ def judged(ledger: Ledger) -> Judged:
         undecided = {"kept": pl.lit(None, pl.Boolean), "rejected_by": pl.lit(None, pl.String)}
         return Judged(None, (), scores.with_columns(**undecided), ())
     config, thresholds = current(ledger)
-    verdicts = ledger.read_all("verdicts", ["clip_id", "kept", "rejected_by", "failed_filters"])
+    verdicts = ledger.read_all("verdicts", [f.name for f in TABLES["verdicts"].fields])
     frame = scores.join(verdicts, on="clip_id", how="left").sort("clip_id")
-    return Judged(config.name, tuple(thresholds), frame, tuple(funnel(thresholds, scores)))
+    stages = (*funnel(thresholds, scores), *duplicates_stage(config.duplicates, verdicts))
+    return Judged(config.name, tuple(thresholds), frame, stages)
 
 
 def score_charts(ledger: Ledger, clips: Judged) -> list[ScoreChart]:
@@ -192,19 +195,19 @@ class FunnelRow:
 
 
 def funnel_rows(clips: Judged) -> list[FunnelRow]:
-    """The funnel of the frozen thresholds, in the order of the filters."""
+    """The funnel of the frozen thresholds, in the order of the filters, and near-duplicates last."""
     whole = clips.frame.height
-    return [
-        _funnel_row(row, threshold, clips.frame, whole)
-        for row, threshold in zip(clips.funnel, clips.thresholds, strict=True)
-    ]
+    rules = {t.score: rule(t) for t in clips.thresholds}
+    return [_funnel_row(row, rules, clips.frame, whole) for row in clips.funnel]
 
 
-def _funnel_row(row: Mapping[str, Any], threshold: Threshold, frame: pl.DataFrame, whole: int) -> FunnelRow:
-    missing = frame.filter(pl.col("rejected_by") == f"{threshold.score}:missing").height
+def _funnel_row(
+    row: Mapping[str, Any], rules: Mapping[str, str], frame: pl.DataFrame, whole: int
+) -> FunnelRow:
+    missing = frame.filter(pl.col("rejected_by") == f"{row['score']}:missing").height
     return FunnelRow(
-        score=threshold.score,
-        rule=rule(threshold),
+        score=row["score"],
+        rule=rules.get(row["score"]) or f"frames within {row['value']:g} bits of a better clip's fall",
         came=row["in"],
         rejected=row["rejected"],
         missing=missing,

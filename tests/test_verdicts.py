@@ -1,0 +1,127 @@
+"""Verdicts over a whole warehouse: near-duplicates fall for the best, whatever happens on the way, and it is told."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import polars as pl
+import pytest
+from warehouse_builder import SELECTION, STEPS, build_warehouse
+
+from curation.duplicates import DuplicateConfig
+from curation.verdicts import current, select, select_step
+from screen.report.examples import examples
+from screen.report.footage import read_videos
+from screen.report.scores import funnel_rows, judged
+from warehouse.audit import audit
+from warehouse.errors import WarehouseError
+from warehouse.ledger import Ledger
+from warehouse.lineage import explain, render
+from warehouse.plan import Plan
+from warehouse.schema import TABLES
+
+
+@pytest.fixture(scope="module")
+def ledger(tmp_path_factory: pytest.TempPathFactory) -> Ledger:
+    return build_warehouse(tmp_path_factory.mktemp("copies") / "warehouse", copies=True)
+
+
+def verdicts(ledger: Ledger) -> pl.DataFrame:
+    return ledger.read_all("verdicts").sort("clip_id")
+
+
+def test_of_clips_that_pass_and_look_alike_the_best_stays(ledger: Ledger) -> None:
+    clips = verdicts(ledger).join(ledger.read_all("clips").drop("state"), on="clip_id")
+    clips = clips.join(ledger.read_all("sharpness", ["clip_id", "score"]), on="clip_id")
+    passing = clips.filter(pl.col("failed_filters").list.set_difference(["near_duplicate"]).list.len() == 0)
+    best = min(passing.to_dicts(), key=lambda c: (-round(c["duration_s"]), -c["score"], c["clip_id"]))
+    assert best["kept"] and best["near_duplicate_of"] is None
+    fallen = passing.filter(rejected_by="near_duplicate")
+    # All prints are equal here: of the best's own video every passing clip stays, of all others every one falls.
+    assert set(fallen["clip_id"]) == set(passing.filter(pl.col("video_id") != best["video_id"])["clip_id"])
+    assert set(fallen["near_duplicate_of"]) <= set(clips.filter("kept")["clip_id"]) and fallen.height > 1
+    rest = clips.filter(pl.col("rejected_by") != "near_duplicate")
+    assert rest["near_duplicate_of"].is_null().all()
+
+
+def test_explain_funnel_report_and_audit_tell_it(ledger: Ledger) -> None:
+    fallen = verdicts(ledger).filter(rejected_by="near_duplicate").to_dicts()
+    told = explain(ledger, fallen[0]["clip_id"])
+    assert told.verdict["near_duplicate_of"] == fallen[0]["near_duplicate_of"]
+    assert f"rejected by near_duplicate of clip {fallen[0]['near_duplicate_of']}" in render(told)
+    clips = judged(ledger)
+    last = funnel_rows(clips)[-1]
+    assert (last.score, last.rejected, last.alone) == ("near_duplicate", len(fallen), len(fallen))
+    assert last.kept == clips.num_kept and last.came == last.kept + last.rejected
+    found = audit(ledger)
+    assert found.balanced and found.selections["default"]["rejected"]["near_duplicate"] == len(fallen)
+    videos = read_videos(ledger)
+    fates = clips.frame.select("clip_id", "kept", "rejected_by")
+    spans = ledger.read_all("clips").join(fates, on="clip_id", how="left")
+    reasons = {c.clip_id: c.reason for c in examples(ledger, clips, spans, videos).rejected}
+    shown = [f for f in fallen if f["clip_id"] in reasons]
+    assert shown and all(f["near_duplicate_of"][:12] in reasons[f["clip_id"]] for f in shown)
+
+
+def test_a_selection_that_died_between_two_shards_ends_as_if_it_had_not(tmp_path: Path) -> None:
+    whole = build_warehouse(tmp_path / "w", copies=True)
+    expected = verdicts(whole)
+    parts = whole.parts("verdicts")
+    assert len(parts) == 2
+    for shard, (part,) in parts.items():
+        lost = Path(whole.store.path(part.path)).read_bytes()
+        Path(whole.store.path(part.path)).unlink()
+        again = select(whole, SELECTION, run_id="again")
+        assert verdicts(whole).rows() == expected.rows(), f"without {shard}"
+        assert again.num_kept == expected["kept"].sum() == again.funnel[-1]["kept"]
+        Path(whole.store.path(part.path)).write_bytes(lost)
+
+
+def test_near_duplicates_stay_where_the_selection_says_so_and_its_plan_needs_no_fingerprints(
+    tmp_path: Path,
+) -> None:
+    built = build_warehouse(tmp_path / "w", copies=True)
+    lenient = replace(SELECTION, duplicates=DuplicateConfig(drop=False))
+    assert "fingerprints" not in select_step(lenient).reads
+    steps = [s for s in STEPS if s.name not in ("select", "fingerprints", "encode", "encode_text")]
+    other = Ledger(built.store, Plan.of([*steps, select_step(lenient)]))
+    selected = select(other, lenient, run_id="other")
+    assert "near_duplicate" not in set(verdicts(other)["rejected_by"])
+    assert selected.num_kept > verdicts(built)["kept"].sum()
+    assert [row["score"] for row in selected.funnel] == [f.score for f in SELECTION.filters]
+    assert current(other)[0] == lenient
+    frozen = json.loads(other.store.read_bytes(selected.path))
+    assert frozen["duplicates"] == {"drop": False, "max_bits": 10, "max_colour": 6.0, "min_share": 0.6}
+
+
+def test_a_copy_whose_better_is_not_kept_is_named_by_the_audit(tmp_path: Path) -> None:
+    built = build_warehouse(tmp_path / "w", copies=True)
+    keeper = verdicts(built)["near_duplicate_of"].drop_nulls()[0]
+    shard = next(s for s in built.shards() if keeper in set(built.read("verdicts", s)["clip_id"]))
+    row = (
+        built.read("verdicts", shard)
+        .filter(clip_id=keeper)
+        .with_columns(kept=False, rejected_by=pl.lit("motion"))
+    )
+    table = row.to_arrow().cast(TABLES["verdicts"].schema)
+    built.commit(select_step(SELECTION), shard, {"verdicts": table.to_batches()}, run_id="spoilt")
+    found = audit(built)
+    assert not found.balanced
+    assert ("verdicts", "unknown", keeper) in {(p.table, p.kind, p.id) for p in found.problems}
+
+
+def test_one_run_at_a_time_judges(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    import curation.verdicts
+    from warehouse.claims import claim
+
+    monkeypatch.setattr(
+        curation.verdicts, "claim", lambda store, thing, wait_s: claim(store, thing, wait_s=0.5)
+    )
+    with (
+        claim(ledger.store, ledger.folder("verdicts")) as held,
+        pytest.raises(WarehouseError, match="another run has been judging"),
+    ):
+        assert held
+        select(ledger, SELECTION, run_id="second")
