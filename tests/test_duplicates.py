@@ -19,15 +19,15 @@ from curation.annotators.base import Clip, Done, GridFrame
 from curation.annotators.fingerprints import FingerprintsAnnotator, FingerprintsConfig
 from curation.clips import ClipConfig, spans
 from curation.cuts import CutConfig, merge_cuts
-from curation.duplicates import DuplicateConfig, Fingerprint, likeness, near_duplicates
+from curation.duplicates import DuplicateConfig, Fingerprint, likeness, near_duplicates, ranked
 from curation.perceptual_hash import turned
 from curation.scan import ScanConfig, scan_video
 from warehouse.errors import SettingsError
 
 CONFIG = DuplicateConfig()
 FAMILIES = ("bbb_", "goldeneye_", "dovi_")
-PLAIN = ["black_25s.mp4"]
-"""Nothing in it can be recognised."""
+PLAIN = ["black_25s.mp4", "psd_delayed_start.mp4", "psd_fades.mp4"]
+"""Black or plain grey from end to end: there is nothing in them to recognise."""
 CODECS = {
     "x264": ("libx264", {"crf": "35", "preset": "veryfast"}),
     "mpeg4": ("mpeg4", {"flags": "+qscale", "global_quality": str(118 * 12)}),
@@ -37,11 +37,14 @@ CODECS = {
 def fingerprint(
     seed: int, *, frames: int = 6, video: str | None = None, place: int = 0, flips: int = 0, colour: int = 0
 ) -> Fingerprint:
-    """A random clip of its own video; `flips` bits of every frame and `colour` levels away from that of the seed."""
+    """A random clip of its own video; `flips` bits of every frame and `colour` levels away from that of the seed.
+
+    More flips flip the same bits and further ones; the third band stays whole, so that clips of one seed are compared.
+    """
     rng = np.random.default_rng(seed)
     hashes = rng.integers(0, 1 << 63, frames, np.uint64)
     colours = rng.integers(50, 200, (frames, 8, 8, 3))
-    for bit in np.random.default_rng([seed, flips]).permutation(63)[:flips].tolist():
+    for bit in np.random.default_rng([seed, 1]).permutation(42)[:flips].tolist():
         hashes ^= np.uint64(1 << bit)
     name = video or f"video {seed}.{place}"
     rank = (place, f"{seed}.{place}")
@@ -128,6 +131,31 @@ def test_neither_the_order_of_clips_nor_an_interruption_changes_a_verdict(
     for fallen, keeper in whole.items():
         assert keeper not in whole and by_id[keeper].rank < by_id[fallen].rank
         assert likeness(by_id[fallen], by_id[keeper], CONFIG) is not None
+
+
+def test_an_interruption_does_not_change_which_clip_is_named() -> None:
+    best, between, last = (fingerprint(0, place=place, flips=flips) for place, flips in enumerate((0, 7, 12)))
+    assert near_duplicates([best, between, last], CONFIG) == {"0.1": "0.0"}, (
+        "the last is too far from the best"
+    )
+    assert near_duplicates([best, between, last], CONFIG, kept={"0.2"}) == {"0.1": "0.0"}, (
+        "though it is nearer"
+    )
+
+
+def test_the_best_is_the_longest_then_the_largest_then_the_sharpest_then_the_first() -> None:
+    base = {"video_id": "v", "duration_s": 4.2, "width": 640, "height": 360, "sharpness": 5.0}
+    base |= {"hashes": [1], "colours": bytes(192)}
+    changes = {
+        "longest": {"duration_s": 5.1, "width": 320, "sharpness": None},
+        "largest": {"duration_s": 3.9, "width": 1280, "sharpness": 1.0},
+        "sharpest": {"sharpness": 6.0},
+        "a": {},
+        "b": {},
+        "unknown": {"sharpness": None},
+    }
+    rows = [base | {"clip_id": name} | change for name, change in changes.items()]
+    assert [c.clip_id for c in sorted(ranked(rows[::-1]), key=lambda c: c.rank)] == list(changes)
 
 
 def test_what_was_kept_before_stays_and_the_better_newcomer_falls() -> None:

@@ -79,6 +79,28 @@ def test_a_selection_that_died_between_two_shards_ends_as_if_it_had_not(tmp_path
         Path(whole.store.path(part.path)).write_bytes(lost)
 
 
+def test_better_footage_that_comes_later_falls_for_what_is_kept(tmp_path: Path) -> None:
+    built = build_warehouse(tmp_path / "w", copies=True)
+    first = verdicts(built)
+    best = first["near_duplicate_of"].drop_nulls()[0]
+    early, late = sorted(built.shards(), key=lambda s: best in set(built.read("verdicts", s)["clip_id"]))
+    for (part,) in built.parts("verdicts").values():
+        Path(built.store.path(part.path)).unlink()
+    fallen = pl.col("rejected_by") == "near_duplicate"
+    alone = first.filter(pl.col("clip_id").is_in(built.read("clips", early)["clip_id"].implode()))
+    alone = alone.with_columns(
+        kept=pl.col("kept") | fallen,
+        rejected_by=pl.when(~fallen).then("rejected_by"),
+        near_duplicate_of=pl.lit(None, pl.String),
+    )
+    table = alone.to_arrow().cast(TABLES["verdicts"].schema)
+    built.commit(select_step(SELECTION), early, {"verdicts": table.to_batches()}, run_id="early")
+    select(built, SELECTION, run_id="late")
+    assert alone["kept"].any() and built.read("verdicts", early).sort("clip_id").rows() == alone.rows()
+    assert not built.read("verdicts", late)["kept"].any()
+    assert best in set(built.read("verdicts", late).filter(rejected_by="near_duplicate")["clip_id"])
+
+
 def test_near_duplicates_stay_where_the_selection_says_so_and_its_plan_needs_no_fingerprints(
     tmp_path: Path,
 ) -> None:
