@@ -42,7 +42,7 @@ class ScanWork:
     def __post_init__(self) -> None:
         settings = {"scan": asdict(self.config), "limits": asdict(self.limits)}
         writes = ("frame_scores", "flow", "grid_frames", "videos")
-        object.__setattr__(self, "step", Step("scan", 3, ("shards",), writes, settings))
+        object.__setattr__(self, "step", Step("scan", 4, ("shards",), writes, settings))
 
     def split(self, ledger: Ledger, shard: str, ids: Sequence[tuple]) -> Iterable[Sequence[tuple]]:
         return in_batches(ids, 1)
