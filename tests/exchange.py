@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from curation.duplicates import DuplicateConfig
 from curation.engine.work import settled
 from curation.formats.exports import Exported, export
 from curation.formats.imports import LIST, MATCH, Imported, import_list, import_plan
@@ -31,7 +32,7 @@ COUNT = 30
 SPANS = ((0, 4, "too_short"), (4, 14, None), (14, 26, None), (26, COUNT, "too_short"))
 """First frame, end, and why it is no clip; the two clips touch."""
 CAPTIONS = ('a "red" circle, moving\nleft', "ein grüner Stern, 静止", "plain")
-SELECTION = SelectionConfig("default", (Filter("motion", limit=0.5),))
+SELECTION = SelectionConfig("default", (Filter("motion", limit=0.5),), duplicates=DuplicateConfig(drop=False))
 SCORES = ("motion", "aesthetics")
 STEPS = (
     GIVE,
