@@ -1,8 +1,9 @@
 """Blocks of image and video UNets (SVD, arXiv 2311.15127, and the latent diffusion UNet that it extends).
 
-Every temporal block works on the output of a spatial one and is blended with it by a learned weight;
-built with a zero output it changes nothing, so an image network that gets temporal blocks starts as the
-same image network.
+Every temporal block works on the output of a spatial one and is blended with it by a learned weight. Frames
+that are images, a clip of one frame among them, pass by it. Started at `zero` it changes nothing, so that an
+image network which gets temporal blocks begins as the same network; started as `svd` its transformers are
+random, as in the published code.
 
 Axes: B clips, C channels, T frames, H W height and width, S = H W positions, L text tokens, D text channels,
 E channels of the embedding of noise level and numbers, N any sequence. Images are (B T) C H W in
@@ -12,11 +13,51 @@ channels-last memory, so that tokens and convolution inputs are views of one buf
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+TemporalInit = Literal["svd", "zero"]
+
+
+@dataclass(frozen=True)
+class BlockConfig:
+    """What all blocks of a network have in common.
+
+    `embedding_dim`: channels of the embedding of noise level and numbers. `context_dim`: channels of a text
+    token. `head_dim`: channels of an attention head. `norm_eps`, `group_channels`: see `group_norm`.
+    `temporal`: whether there are temporal layers. `temporal_init`: how they start (see the module).
+    """
+
+    embedding_dim: int
+    context_dim: int
+    head_dim: int
+    norm_eps: float
+    group_channels: int
+    temporal: bool
+    temporal_init: TemporalInit
+
+    def group_norm(self, channels: int) -> nn.GroupNorm:
+        return group_norm(channels, self.group_channels, self.norm_eps)
+
+
+@dataclass(frozen=True)
+class Told:
+    """What every block hears besides its input.
+
+    `embedding_BE`; `text_BLD`; `mask_BL`: bool, true where a token counts, None where all do; `num_frames`;
+    `image_only_BT`: bool, true where a frame is an image of its own, None where none is.
+    """
+
+    embedding_BE: Tensor
+    text_BLD: Tensor
+    mask_BL: Tensor | None
+    num_frames: int
+    image_only_BT: Tensor | None
 
 
 def zeroed(module: nn.Module) -> nn.Module:
@@ -26,11 +67,11 @@ def zeroed(module: nn.Module) -> nn.Module:
     return module
 
 
-def group_norm(channels: int, eps: float = 1e-5) -> nn.GroupNorm:
-    """32 groups as usual, fewer in narrow networks: a group of one channel would undo the embedding added
-    to it.
+def group_norm(channels: int, group_channels: int, eps: float) -> nn.GroupNorm:
+    """32 groups as usual, fewer where a group would have less than `group_channels` channels: a group of one
+    channel would undo the embedding added to it.
     """
-    return nn.GroupNorm(min(32, channels // 8), channels, eps=eps)
+    return nn.GroupNorm(min(32, channels // group_channels), channels, eps=eps)
 
 
 def sinusoid(value: Tensor, dim: int, max_period: float = 10_000.0) -> Tensor:
@@ -58,27 +99,31 @@ class TemporalConv(nn.Conv3d):
 
 
 class Blend(nn.Module):
-    """alpha spatial + (1 - alpha) temporal, alpha = sigmoid of a learned number (0.62 at first, as in
-    SVD).
+    """alpha spatial + (1 - alpha) temporal, alpha = sigmoid of a learned number (0.62 at first, as in SVD),
+    and 1 for frames that are images. Both are (B T ...).
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.mix = nn.Parameter(torch.tensor(0.5))
 
-    def forward(self, spatial: Tensor, temporal: Tensor) -> Tensor:
-        return torch.lerp(temporal, spatial, self.mix.sigmoid())
+    def forward(self, spatial: Tensor, temporal: Tensor, image_only_BT: Tensor | None) -> Tensor:
+        alpha = self.mix.sigmoid().to(spatial.dtype)
+        if image_only_BT is not None:
+            alpha = torch.where(image_only_BT, torch.ones_like(alpha), alpha)
+            alpha = alpha.reshape(*image_only_BT.shape, *[1] * (spatial.ndim - 2))
+        return torch.lerp(temporal, spatial, alpha)
 
 
 class SpatialResBlock(nn.Module):
     """GN-SiLU-conv, plus embedding, GN-SiLU-conv (zero at first), plus skip, on each frame."""
 
-    def __init__(self, in_channels: int, out_channels: int, embedding_dim: int) -> None:
+    def __init__(self, config: BlockConfig, in_channels: int, out_channels: int) -> None:
         super().__init__()
-        self.norm_in = group_norm(in_channels)
+        self.norm_in = config.group_norm(in_channels)
         self.conv_in = nn.Conv2d(in_channels, out_channels, 3, padding=1)
-        self.embed = nn.Linear(embedding_dim, out_channels)
-        self.norm_out = group_norm(out_channels)
+        self.embed = nn.Linear(config.embedding_dim, out_channels)
+        self.norm_out = config.group_norm(out_channels)
         self.conv_out = zeroed(nn.Conv2d(out_channels, out_channels, 3, padding=1))
         same = in_channels == out_channels
         self.skip = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, 1)
@@ -90,16 +135,16 @@ class SpatialResBlock(nn.Module):
 
 
 class TemporalResBlock(nn.Module):
-    """The same over frames at each position; the last convolution is zero at first, so it begins as the
-    identity.
+    """The same over frames at each position; the last convolution is zero at first (also in SVD), so it
+    begins as the identity.
     """
 
-    def __init__(self, channels: int, embedding_dim: int) -> None:
+    def __init__(self, config: BlockConfig, channels: int) -> None:
         super().__init__()
-        self.norm_in = group_norm(channels)
+        self.norm_in = config.group_norm(channels)
         self.conv_in = TemporalConv(channels, channels)
-        self.embed = nn.Linear(embedding_dim, channels)
-        self.norm_out = group_norm(channels)
+        self.embed = nn.Linear(config.embedding_dim, channels)
+        self.norm_out = config.group_norm(channels)
         self.conv_out = zeroed(TemporalConv(channels, channels))
 
     def forward(self, x_BCTHW: Tensor, embedding_BE: Tensor) -> Tensor:
@@ -113,20 +158,20 @@ class VideoResBlock(nn.Module):
     spatial.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, embedding_dim: int, temporal: bool) -> None:
+    def __init__(self, config: BlockConfig, in_channels: int, out_channels: int) -> None:
         super().__init__()
-        self.spatial = SpatialResBlock(in_channels, out_channels, embedding_dim)
-        self.temporal = TemporalResBlock(out_channels, embedding_dim) if temporal else None
-        self.temporal_blend = Blend() if temporal else None
+        self.spatial = SpatialResBlock(config, in_channels, out_channels)
+        self.temporal = TemporalResBlock(config, out_channels) if config.temporal else None
+        self.temporal_blend = Blend() if config.temporal else None
 
-    def forward(self, x_NCHW: Tensor, embedding_BE: Tensor, num_frames: int) -> Tensor:
-        spatial = self.spatial(x_NCHW, embedding_BE.repeat_interleave(num_frames, 0))
-        if self.temporal is None or num_frames == 1:
+    def forward(self, x_NCHW: Tensor, told: Told) -> Tensor:
+        spatial = self.spatial(x_NCHW, told.embedding_BE.repeat_interleave(told.num_frames, 0))
+        if self.temporal is None or told.num_frames == 1:
             return spatial
-        clips = rearrange(spatial, "(b t) c h w -> b c t h w", t=num_frames)
-        return rearrange(
-            self.temporal_blend(clips, self.temporal(clips, embedding_BE)), "b c t h w -> (b t) c h w"
-        )
+        clips = rearrange(spatial, "(b t) c h w -> b c t h w", t=told.num_frames)
+        temporal = rearrange(self.temporal(clips, told.embedding_BE), "b c t h w -> b t c h w")
+        spatial = rearrange(spatial, "(b t) c h w -> b t c h w", t=told.num_frames)
+        return self.temporal_blend(spatial, temporal, told.image_only_BT).flatten(0, 1)
 
 
 class Attention(nn.Module):
@@ -172,19 +217,19 @@ class GatedFeedForward(nn.Module):
 class SpatialBlock(nn.Module):
     """Attention among the positions of a frame, attention to the text, feed-forward. Tokens are (B T S C)."""
 
-    def __init__(self, channels: int, head_dim: int, context_dim: int) -> None:
+    def __init__(self, config: BlockConfig, channels: int) -> None:
         super().__init__()
         self.norm_self, self.norm_text, self.norm_ff = (nn.LayerNorm(channels) for _ in range(3))
-        self.self_attention = Attention(channels, head_dim)
-        self.text_attention = Attention(channels, head_dim, context_dim)
+        self.self_attention = Attention(channels, config.head_dim)
+        self.text_attention = Attention(channels, config.head_dim, config.context_dim)
         self.feed_forward = GatedFeedForward(channels)
 
-    def forward(self, x_BTSC: Tensor, context_BLD: Tensor, mask_BL: Tensor) -> Tensor:
+    def forward(self, x_BTSC: Tensor, told: Told) -> Tensor:
         num_clips, num_frames, num_positions, _ = x_BTSC.shape
         x = rearrange(x_BTSC, "b t s c -> (b t) s c")
         x = x + self.self_attention(self.norm_self(x))
         x = rearrange(x, "(b t) s c -> b (t s) c", b=num_clips)
-        x = x + self.text_attention(self.norm_text(x), context_BLD, mask_BL)
+        x = x + self.text_attention(self.norm_text(x), told.text_BLD, told.mask_BL)
         x = x + self.feed_forward(self.norm_ff(x))
         return rearrange(x, "b (t s) c -> b t s c", t=num_frames, s=num_positions)
 
@@ -192,27 +237,31 @@ class SpatialBlock(nn.Module):
 class TemporalBlock(nn.Module):
     """Attention among the frames of a position. Tokens are (B T S C).
 
-    Its four outputs and that of the frame index are zero at first: the block begins as the identity.
-    (SVD's own code starts them at random, which changes the image network by a few percent.)
+    Started at `zero`, its four outputs and that of the frame index are zero and the block begins as the
+    identity; started as `svd` they are random, which changes the image network by a few percent.
     """
 
-    def __init__(self, channels: int, head_dim: int, context_dim: int) -> None:
+    def __init__(self, config: BlockConfig, channels: int) -> None:
         super().__init__()
         self.frame_index = nn.Sequential(
-            nn.Linear(channels, 4 * channels), nn.SiLU(), zeroed(nn.Linear(4 * channels, channels))
+            nn.Linear(channels, 4 * channels), nn.SiLU(), nn.Linear(4 * channels, channels)
         )
         self.norm_in, self.norm_self, self.norm_text, self.norm_ff = (
             nn.LayerNorm(channels) for _ in range(4)
         )
         self.feed_forward_in, self.feed_forward = GatedFeedForward(channels), GatedFeedForward(channels)
-        self.self_attention = Attention(channels, head_dim)
-        self.text_attention = Attention(channels, head_dim, context_dim)
-        for residual in (self.feed_forward_in.out, self.feed_forward.out):
-            zeroed(residual)
-        for residual in (self.self_attention.to_out, self.text_attention.to_out):
-            zeroed(residual)
+        self.self_attention = Attention(channels, config.head_dim)
+        self.text_attention = Attention(channels, config.head_dim, config.context_dim)
+        if config.temporal_init == "zero":
+            for residual in self.residuals():
+                zeroed(residual)
 
-    def forward(self, x_BTSC: Tensor, context_BLD: Tensor, mask_BL: Tensor) -> Tensor:
+    def residuals(self) -> tuple[nn.Module, ...]:
+        """The layers whose outputs are added to what comes in."""
+        attentions = (self.self_attention.to_out, self.text_attention.to_out)
+        return self.frame_index[-1], self.feed_forward_in.out, self.feed_forward.out, *attentions
+
+    def forward(self, x_BTSC: Tensor, told: Told) -> Tensor:
         num_clips, num_frames, num_positions, channels = x_BTSC.shape
         index_T = torch.arange(num_frames, device=x_BTSC.device)
         x = x_BTSC + self.frame_index(sinusoid(index_T, channels).to(x_BTSC))[:, None]
@@ -220,7 +269,7 @@ class TemporalBlock(nn.Module):
         x = rearrange(x, "b t s c -> (b s) t c")
         x = x + self.self_attention(self.norm_self(x))
         x = rearrange(x, "(b s) t c -> b (t s) c", b=num_clips)
-        x = x + self.text_attention(self.norm_text(x), context_BLD, mask_BL)
+        x = x + self.text_attention(self.norm_text(x), told.text_BLD, told.mask_BL)
         x = x + self.feed_forward(self.norm_ff(x))
         return rearrange(x, "b (t s) c -> b t s c", t=num_frames, s=num_positions)
 
@@ -228,21 +277,21 @@ class TemporalBlock(nn.Module):
 class VideoTransformer(nn.Module):
     """Spatial block, then with `temporal` the temporal one and their blend, inside one residual branch."""
 
-    def __init__(self, channels: int, head_dim: int, context_dim: int, temporal: bool) -> None:
+    def __init__(self, config: BlockConfig, channels: int) -> None:
         super().__init__()
-        self.norm = group_norm(channels, eps=1e-6)
+        self.norm = group_norm(channels, config.group_channels, eps=1e-6)
         self.project_in = nn.Linear(channels, channels)
-        self.spatial = SpatialBlock(channels, head_dim, context_dim)
-        self.temporal = TemporalBlock(channels, head_dim, context_dim) if temporal else None
-        self.temporal_blend = Blend() if temporal else None
+        self.spatial = SpatialBlock(config, channels)
+        self.temporal = TemporalBlock(config, channels) if config.temporal else None
+        self.temporal_blend = Blend() if config.temporal else None
         self.project_out = zeroed(nn.Linear(channels, channels))
 
-    def forward(self, x_NCHW: Tensor, context_BLD: Tensor, mask_BL: Tensor, num_frames: int) -> Tensor:
+    def forward(self, x_NCHW: Tensor, told: Told) -> Tensor:
         height = x_NCHW.shape[-2]
-        tokens = rearrange(self.norm(x_NCHW), "(b t) c h w -> b t (h w) c", t=num_frames)
-        tokens = self.spatial(self.project_in(tokens), context_BLD, mask_BL)
-        if self.temporal is not None and num_frames > 1:
-            tokens = self.temporal_blend(tokens, self.temporal(tokens, context_BLD, mask_BL))
+        tokens = rearrange(self.norm(x_NCHW), "(b t) c h w -> b t (h w) c", t=told.num_frames)
+        tokens = self.spatial(self.project_in(tokens), told)
+        if self.temporal is not None and told.num_frames > 1:
+            tokens = self.temporal_blend(tokens, self.temporal(tokens, told), told.image_only_BT)
         return x_NCHW + rearrange(self.project_out(tokens), "b t (h w) c -> (b t) c h w", h=height)
 
 

@@ -1,8 +1,8 @@
 """What a network is told about a clip: text tokens, and numbers such as frame rate and motion.
 
-The text of a clip can be dropped, which replaces it by the null text: zeros that are attended to.
-Training drops it at random so that one network gives both sides of guidance; the numbers always stay (SVD
-keeps them too).
+The text of a clip can be dropped, which replaces it by the null text: zeros that are attended to; frames that
+the clip is to continue go with it. Training drops it at random so that one network gives both sides of
+guidance; the numbers always stay (SVD keeps them too).
 """
 
 from __future__ import annotations
@@ -21,9 +21,11 @@ class Conditioning:
     """One batch of conditioning.
 
     `text_BLD`: text tokens. `mask_BL`: bool, true where a token counts. `numbers_BN`: float32 in the order of
-    NUMBERS (frames per second; motion bucket 0..255), NaN where a clip's value is unknown. `label_B`: class as
-    float32, NaN for none. `size_B3`: height and width in pixels, and height over width. What a network does not ask
-    for is None.
+    NUMBERS (frames per second; motion bucket 0..255; a network that continues an image takes the standard
+    deviation of that image's noise as a third), NaN where a clip's value is unknown. `label_B`: class as
+    float32, NaN for none. `size_B3`: height and width in pixels, and height over width. `frames_BCTHW`: latents
+    that join the input channels (`VideoUNetConfig.condition_channels`). `image_only_BT`: bool, true where a frame
+    is an image of its own that temporal layers must leave alone. What a network does not ask for is None.
     """
 
     text_BLD: Tensor
@@ -31,20 +33,25 @@ class Conditioning:
     numbers_BN: Tensor
     label_B: Tensor | None = None
     size_B3: Tensor | None = None
+    frames_BCTHW: Tensor | None = None
+    image_only_BT: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Conditioning:
         return Conditioning(*(value if value is None else value.to(device) for value in vars(self).values()))
 
 
 def drop_text(conditioning: Conditioning, drop_B: Tensor) -> Conditioning:
-    """Replace what is asked for of the clips where `drop_B` (bool) is true by the null text and by no class."""
+    """Replace what is asked for of the clips where `drop_B` (bool) is true: by the null text, by no class, and
+    frames to continue by zeros (SVD samples so).
+    """
     text_BLD = conditioning.text_BLD.masked_fill(drop_B[:, None, None], 0.0)
-    label_B = conditioning.label_B
+    label_B, frames = conditioning.label_B, conditioning.frames_BCTHW
     return replace(
         conditioning,
         text_BLD=text_BLD,
         mask_BL=conditioning.mask_BL | drop_B[:, None],
         label_B=None if label_B is None else label_B.masked_fill(drop_B, torch.nan),
+        frames_BCTHW=None if frames is None else frames.masked_fill(drop_B[:, None, None, None, None], 0.0),
     )
 
 

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from models.transformers import TransformerConfig
+from models.unet_modules import unet_modules
+from models.video_unet import VideoUNetConfig
 from warehouse.errors import WeightsError
 
 Names = dict[str, str | tuple[str, ...]]
@@ -26,6 +28,8 @@ class Layout:
     """Theirs to ours, by module or parameter."""
     computed: tuple[str, ...] = ()
     """Names in the file that hold what we compute, fixed positions say; passed over when reading."""
+    vectors: tuple[str, ...] = ()
+    """Names in the file that hold one number as a vector where ours is a number."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,8 @@ def write_weights(network: nn.Module, layout: Layout) -> dict[str, Tensor]:
             if parts[0] is not None:
                 written[theirs + suffix] = torch.cat(parts) if len(parts) > 1 else parts[0].clone()
                 left -= {name + suffix for name in ours}
+    for name in written.keys() & set(layout.vectors):
+        written[name] = written[name].reshape(1)
     if left:
         raise WeightsError(f"the layout has no name for {_some('ours', sorted(left))}")
     return written
@@ -253,3 +259,25 @@ def dit_original(config: TransformerConfig) -> Layout:
     for i in range(config.depth):
         names |= _original_block(f"blocks.{i}", config, "adaLN_modulation.1")
     return Layout(names, ("pos_embed", "temp_embed"))
+
+
+def _unet(config: VideoUNetConfig, column: int) -> Layout:
+    """A blend's weight is a parameter of its own, and a vector of one number in files."""
+    names: Names = {}
+    for row in unet_modules(config):
+        blend = row[0].endswith("temporal_blend")
+        names[f"{row[column]}.mix_factor" if blend else row[column]] = f"{row[0]}.mix" if blend else row[0]
+    return Layout(names, vectors=tuple(name for name in names if name.endswith(".mix_factor")))
+
+
+def unet_diffusers(config: VideoUNetConfig) -> Layout:
+    """diffusers' UNet2DConditionModel (Stable Diffusion 2) and UNetSpatioTemporalConditionModel (SVD).
+
+    The latter has eps 1e-6 in the group norms of most ResBlocks; the authors' code has 1e-5, as we do.
+    """
+    return _unet(config, 1)
+
+
+def unet_original(config: VideoUNetConfig) -> Layout:
+    """Stability's own files, without the prefix `model.diffusion_model.`."""
+    return _unet(config, 2)

@@ -8,8 +8,9 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from models.conditioning import Conditioning
+from models.conditioning import NUMBERS, Conditioning
 from models.transformers import DiffusionTransformer, TransformerConfig
+from models.video_unet import VideoUNet, VideoUNetConfig
 from warehouse.errors import WeightsError
 
 
@@ -17,7 +18,7 @@ from warehouse.errors import WeightsError
 class Named:
     """A network that others trained."""
 
-    config: TransformerConfig
+    config: TransformerConfig | VideoUNetConfig
     follows: str
     """Paper or project."""
     loads: tuple[str, ...]
@@ -58,7 +59,32 @@ _STDIT_FILES = {"loads": ("pixart_original",), "latent": (16, 32, 32)}
 _PIXART_FILES = ("pixart_original", "pixart_diffusers")
 _OPEN_SORA = "Open-Sora 1.0, STDiT"
 
+_UNET_FILES = ("unet_original", "unet_diffusers")
+_SVD = "SVD, arXiv 2311.15127"
+_SD21 = VideoUNetConfig(
+    width=320,
+    multipliers=(1, 2, 4, 4),
+    blocks=2,
+    attention=(True, True, True, False),
+    head_dim=64,
+    text_dim=1024,
+    num_numbers=0,
+    number_dim=256,
+    pooled_text=False,
+    text_mask=False,
+    temporal=False,
+    temporal_init="svd",
+)
+_SVD_T2V = replace(_SD21, temporal=True, num_numbers=len(NUMBERS))
+_SVD_I2V = replace(_SVD_T2V, num_numbers=len(NUMBERS) + 1, condition_channels=4)
+
 NETWORKS: dict[str, Named] = {
+    "sd21": Named(_SD21, "Stable Diffusion 2.1, arXiv 2112.10752", _UNET_FILES, (1, 64, 64)),
+    "svd-t2v-unlabelled": Named(
+        replace(_SVD_T2V, num_numbers=0), f"{_SVD}, as its appendix D counts it", _UNET_FILES, (14, 40, 72)
+    ),
+    "svd-t2v": Named(_SVD_T2V, f"{_SVD}, told frame rate and motion", _UNET_FILES, (14, 40, 72)),
+    "svd-i2v": Named(_SVD_I2V, f"{_SVD}, released: continues an image", _UNET_FILES, (14, 72, 128)),
     **_per_size(
         "dit",
         "DiT, arXiv 2212.09748, table 1",
@@ -119,15 +145,18 @@ def describe(name: str) -> Described:
     named = NETWORKS[name]
     network = build(name, device="meta")
     config, (frames, height, width) = named.config, named.latent
+    unet = isinstance(config, VideoUNetConfig)
+    channels = config.latent_channels if unet else config.in_channels
     with torch.device("meta"), torch.no_grad():
         told = Conditioning(
             torch.empty(1, 120, config.text_dim or 1),
             torch.empty(1, 120, dtype=torch.bool),
-            torch.empty(1, 2),
+            torch.empty(1, config.num_numbers if unet else len(NUMBERS)),
             torch.empty(1),
             torch.empty(1, 3),
+            torch.empty(1, config.condition_channels, frames, height, width) if unet else None,
         )
-        x_BCTHW = torch.empty(1, config.in_channels, frames, height, width)
+        x_BCTHW = torch.empty(1, channels, frames, height, width)
         with FlopCounterMode(display=False) as counter:
             network(x_BCTHW, torch.empty(1), told)
     parameters = sum(parameter.numel() for parameter in network.parameters())
@@ -138,5 +167,6 @@ def build(name: str, device: str = "cpu") -> nn.Module:
     """A network with fresh weights; on the device "meta" with none. Raises WeightsError for a name that is not known."""
     if name not in NETWORKS:
         raise WeightsError(f"there is no network {name!r}; there are {', '.join(NETWORKS)}")
+    config = NETWORKS[name].config
     with torch.device(device):
-        return DiffusionTransformer(NETWORKS[name].config)
+        return VideoUNet(config) if isinstance(config, VideoUNetConfig) else DiffusionTransformer(config)

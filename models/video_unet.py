@@ -1,13 +1,13 @@
 """A latent video UNet: a function (x_BCTHW, c_noise_B, conditioning) -> same shape.
 
-The layout is SVD's (a temporal layer after every spatial ResBlock and every transformer; none of them
-changes the number of frames) at any width. Without `temporal` it is the image network that the video
-network is started from.
+The layout is SVD's (arXiv 2311.15127: a temporal layer after every spatial ResBlock and every transformer;
+none of them changes the number of frames) at any width. Without `temporal` it is Stable Diffusion 2's image
+network, which the video network is started from. `models.networks` has the published sizes by name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -15,23 +15,38 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.blocks import Downsample, Upsample, VideoResBlock, VideoTransformer, group_norm, sinusoid, zeroed
+from models.blocks import (
+    BlockConfig,
+    Downsample,
+    TemporalInit,
+    Told,
+    Upsample,
+    VideoResBlock,
+    VideoTransformer,
+    sinusoid,
+    zeroed,
+)
 from models.conditioning import Conditioning
 
 
 @dataclass(frozen=True)
 class VideoUNetConfig:
-    """The shape of a network.
+    """The shape of a network, and how it starts.
 
-    `width`: channels of the first level. `multipliers`: channels of each level over `width`; each level
-    has half the height and width of the one before. `blocks`: ResBlocks a level on the way down (one more
-    on the way up). `attention`: for each level whether its ResBlocks are followed by a transformer; the
-    middle always has one. `text_dim`: channels of a text token. `num_numbers`: micro-conditioning
-    numbers. `pooled_text`: whether the mean of the text tokens also goes into the embedding. `temporal`:
-    whether there are temporal layers.
+    `latent_channels`: channels in and out. `condition_channels`: channels of `Conditioning.frames_BCTHW`,
+    which join the input. `width`: channels of the first level. `multipliers`: channels of each level over
+    `width`; each level has half the height and width of the one before. `blocks`: ResBlocks a level on the
+    way down (one more on the way up). `attention`: for each level whether its ResBlocks are followed by a
+    transformer; the middle always has one. `head_dim`: channels of an attention head. `text_dim`: channels
+    of a text token. `num_numbers`: micro-conditioning numbers, 0 for none. `number_dim`: features of each.
+    `pooled_text`: whether the mean of the text tokens also goes into the embedding. `text_mask`: whether
+    masked tokens are hidden; the published networks attend to all. `norm_eps`, `group_channels`: of group
+    norms (`models.blocks.group_norm`). `temporal`: whether there are temporal layers. `temporal_init`:
+    `zero`, they change nothing at first; `svd`, the published initialisation.
     """
 
     latent_channels: int = 4
+    condition_channels: int = 0
     width: int = 64
     multipliers: tuple[int, ...] = (1, 2)
     blocks: int = 1
@@ -41,30 +56,39 @@ class VideoUNetConfig:
     num_numbers: int = 2
     number_dim: int = 32
     pooled_text: bool = True
+    text_mask: bool = True
+    norm_eps: float = 1e-5
+    group_channels: int = 8
     temporal: bool = True
+    temporal_init: TemporalInit = "zero"
 
     @property
     def embedding_dim(self) -> int:
         return 4 * self.width
 
+    def blocks_config(self) -> BlockConfig:
+        return BlockConfig(
+            self.embedding_dim,
+            self.text_dim,
+            self.head_dim,
+            self.norm_eps,
+            self.group_channels,
+            self.temporal,
+            self.temporal_init,
+        )
+
 
 class Level(nn.Module):
     """One ResBlock and, where there is attention, one transformer."""
 
-    def __init__(self, config: VideoUNetConfig, in_channels: int, out_channels: int, attention: bool) -> None:
+    def __init__(self, config: BlockConfig, in_channels: int, out_channels: int, attention: bool) -> None:
         super().__init__()
-        self.res = VideoResBlock(in_channels, out_channels, config.embedding_dim, config.temporal)
-        self.attend = (
-            VideoTransformer(out_channels, config.head_dim, config.text_dim, config.temporal)
-            if attention
-            else None
-        )
+        self.res = VideoResBlock(config, in_channels, out_channels)
+        self.attend = VideoTransformer(config, out_channels) if attention else None
 
-    def forward(self, x: Tensor, embedding_BE: Tensor, conditioning: Conditioning, num_frames: int) -> Tensor:
-        x = self.res(x, embedding_BE, num_frames)
-        if self.attend is None:
-            return x
-        return self.attend(x, conditioning.text_BLD, conditioning.mask_BL, num_frames)
+    def forward(self, x: Tensor, told: Told) -> Tensor:
+        x = self.res(x, told)
+        return x if self.attend is None else self.attend(x, told)
 
 
 class Embedding(nn.Module):
@@ -75,14 +99,20 @@ class Embedding(nn.Module):
         dim = config.embedding_dim
         self.noise_dim, self.number_dim = config.width, config.number_dim
         self.noise = nn.Sequential(nn.Linear(config.width, dim), nn.SiLU(), nn.Linear(dim, dim))
-        numbers = config.num_numbers * config.number_dim
-        self.numbers = nn.Sequential(nn.Linear(numbers, dim), nn.SiLU(), zeroed(nn.Linear(dim, dim)))
+        features = config.num_numbers * config.number_dim
+        self.numbers = (
+            nn.Sequential(nn.Linear(features, dim), nn.SiLU(), zeroed(nn.Linear(dim, dim)))
+            if features
+            else None
+        )
         self.text = nn.Linear(config.text_dim, dim) if config.pooled_text else None
 
     def forward(self, c_noise_B: Tensor, conditioning: Conditioning) -> Tensor:
-        embedding_BE = self.noise(sinusoid(c_noise_B, self.noise_dim))
-        numbers = sinusoid(conditioning.numbers_BN, self.number_dim).flatten(1)
-        embedding_BE = embedding_BE + self.numbers(numbers)
+        dtype = self.noise[0].weight.dtype  # sinusoids are float32 whatever the network's dtype
+        embedding_BE = self.noise(sinusoid(c_noise_B, self.noise_dim).to(dtype))
+        if self.numbers is not None:
+            numbers = sinusoid(conditioning.numbers_BN, self.number_dim).flatten(1).to(dtype)
+            embedding_BE = embedding_BE + self.numbers(numbers)
         if self.text is None:
             return embedding_BE
         mask_BL1 = conditioning.mask_BL[..., None]
@@ -96,8 +126,10 @@ class VideoUNet(nn.Module):
         self.config = config
         channels = [config.width * multiplier for multiplier in config.multipliers]
         levels = list(zip(channels, config.attention, strict=True))
+        blocks = config.blocks_config()
         self.embedding = Embedding(config)
-        self.conv_in = nn.Conv2d(config.latent_channels, config.width, 3, padding=1)
+        in_channels = config.latent_channels + config.condition_channels
+        self.conv_in = nn.Conv2d(in_channels, config.width, 3, padding=1)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         current, skips = config.width, [config.width]
         for depth, (width, attention) in enumerate(levels):
@@ -105,37 +137,42 @@ class VideoUNet(nn.Module):
                 self.down.append(Downsample(current))
                 skips.append(current)
             for _ in range(config.blocks):
-                self.down.append(Level(config, current, width, attention))
+                self.down.append(Level(blocks, current, width, attention))
                 current = width
                 skips.append(current)
         self.middle = nn.ModuleList(
-            [Level(config, current, current, True), Level(config, current, current, False)]
+            [Level(blocks, current, current, True), Level(blocks, current, current, False)]
         )
         for depth, (width, attention) in reversed(list(enumerate(levels))):
             for _ in range(config.blocks + 1):
-                self.up.append(Level(config, current + skips.pop(), width, attention))
+                self.up.append(Level(blocks, current + skips.pop(), width, attention))
                 current = width
             if depth:
                 self.up.append(Upsample(current))
-        self.norm_out = group_norm(current)
+        self.norm_out = blocks.group_norm(current)
         self.conv_out = zeroed(nn.Conv2d(current, config.latent_channels, 3, padding=1))
 
     def forward(self, x_BCTHW: Tensor, c_noise_B: Tensor, conditioning: Conditioning) -> Tensor:
         num_frames = x_BCTHW.shape[2]
-        embedding_BE = self.embedding(c_noise_B, conditioning)
+        told = Told(
+            self.embedding(c_noise_B, conditioning),
+            conditioning.text_BLD,
+            conditioning.mask_BL if self.config.text_mask else None,
+            num_frames,
+            conditioning.image_only_BT,
+        )
+        if self.config.condition_channels:
+            x_BCTHW = torch.cat([x_BCTHW, conditioning.frames_BCTHW], dim=1)
         x = rearrange(x_BCTHW, "b c t h w -> (b t) c h w").contiguous(memory_format=torch.channels_last)
         x = self.conv_in(x)
         skips = [x]
         for layer in self.down:
-            x = layer(x, embedding_BE, conditioning, num_frames) if isinstance(layer, Level) else layer(x)
+            x = layer(x, told) if isinstance(layer, Level) else layer(x)
             skips.append(x)
         for layer in self.middle:
-            x = layer(x, embedding_BE, conditioning, num_frames)
+            x = layer(x, told)
         for layer in self.up:
-            if isinstance(layer, Level):
-                x = layer(torch.cat([x, skips.pop()], dim=1), embedding_BE, conditioning, num_frames)
-            else:
-                x = layer(x)
+            x = layer(torch.cat([x, skips.pop()], dim=1), told) if isinstance(layer, Level) else layer(x)
         x = self.conv_out(F.silu(self.norm_out(x)))
         return rearrange(x, "(b t) c h w -> b c t h w", t=num_frames)
 
@@ -147,3 +184,17 @@ class VideoUNet(nn.Module):
 def is_temporal(name: str) -> bool:
     """Whether a parameter's dotted name lies in a temporal layer or its blend."""
     return any(part.startswith("temporal") for part in name.split("."))
+
+
+def widened(tensors: Mapping[str, Tensor], network: VideoUNet) -> dict[str, Tensor]:
+    """Weights of an earlier network for one that takes more inputs: numbers after the earlier ones, frames that
+    join the input. The new inputs have zero weights, so that the network begins as the earlier one.
+    """
+    wanted = network.state_dict()
+    result = dict(tensors)
+    for name in {"conv_in.weight", "embedding.numbers.0.weight"} & set(tensors) & set(wanted):
+        added = wanted[name].shape[1] - tensors[name].shape[1]
+        if added > 0:
+            zeros = tensors[name].new_zeros(len(tensors[name]), added, *tensors[name].shape[2:])
+            result[name] = torch.cat([tensors[name], zeros], dim=1)
+    return result

@@ -20,12 +20,13 @@ def conditioning(num_clips=4):
     text_BLD = torch.arange(1, num_clips + 1.0)[:, None, None].expand(-1, 3, 5)
     mask_BL = torch.tensor([[True, True, False]]).expand(num_clips, -1)
     numbers_BN = torch.arange(2.0 * num_clips).reshape(num_clips, 2)
-    return Conditioning(
-        text_BLD, mask_BL, numbers_BN, torch.arange(num_clips).float(), torch.ones(num_clips, 3)
-    )
+    label_B, size_B3 = torch.arange(num_clips).float(), torch.ones(num_clips, 3)
+    frames_BCTHW = torch.arange(1, num_clips + 1.0)[:, None, None, None, None].expand(-1, 4, 2, 3, 3)
+    image_only_BT = torch.zeros(num_clips, 2).bool()
+    return Conditioning(text_BLD, mask_BL, numbers_BN, label_B, size_B3, frames_BCTHW, image_only_BT)
 
 
-def test_dropping_touches_the_dropped_clips_and_their_text_alone():
+def test_dropping_touches_the_dropped_clips_and_their_text_and_frames_alone():
     before = conditioning()
     after = drop_text(before, torch.tensor([False, True, False, True]))
     assert torch.equal(after.text_BLD[[0, 2]], before.text_BLD[[0, 2]])
@@ -33,6 +34,8 @@ def test_dropping_touches_the_dropped_clips_and_their_text_alone():
     assert not after.text_BLD[[1, 3]].any()
     assert after.mask_BL[[1, 3]].all()
     assert torch.equal(after.numbers_BN, before.numbers_BN)
+    assert torch.equal(after.frames_BCTHW[[0, 2]], before.frames_BCTHW[[0, 2]])
+    assert not after.frames_BCTHW[[1, 3]].any()
 
 
 def test_the_null_of_training_is_the_null_of_sampling():

@@ -221,7 +221,7 @@ def test_clips_do_not_mix_and_frames_know_their_order(name: str) -> None:
     network = randomised(DiffusionTransformer(ALL[name]))
     x_BCTHW, time_B, told = inputs()
     order = torch.tensor([1, 0])
-    permuted = Conditioning(*(value[order] for value in vars(told).values()))
+    permuted = Conditioning(*(None if value is None else value[order] for value in vars(told).values()))
     with torch.no_grad():
         out = network(x_BCTHW, time_B, told)
         assert out.shape == (2, 8, 3, 8, 8)

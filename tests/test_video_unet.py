@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -61,6 +63,49 @@ def test_one_frame_is_the_image_network_whatever_the_temporal_layers_hold():
     torch.testing.assert_close(one_frame(video, *inputs()), one_frame(images, *inputs()))
     difference = (video(*inputs()) - one_frame(images, *inputs())).abs().mean()
     assert difference > 0.01, "trained temporal layers must act on several frames"
+
+
+@torch.no_grad()
+def test_frames_that_are_images_pass_by_the_temporal_layers():
+    video = randomised(VideoUNet(TINY))
+    x_BCTHW, c_noise_B, told = inputs()
+    image_only_BT = torch.tensor([[True] * 4, [False] * 4, [True] * 4])
+    marked = video(x_BCTHW, c_noise_B, replace(told, image_only_BT=image_only_BT))
+    alone = one_frame(video, x_BCTHW, c_noise_B, told)
+    torch.testing.assert_close(marked[[0, 2]], alone[[0, 2]])
+    torch.testing.assert_close(marked[1], video(x_BCTHW, c_noise_B, told)[1])
+    assert (marked[1] - alone[1]).abs().mean() > 0.01
+
+
+@torch.no_grad()
+def test_started_as_published_the_temporal_transformers_change_the_image_network():
+    images = randomised(VideoUNet(IMAGES))
+    video = VideoUNet(replace(TINY, temporal_init="svd")).eval()
+    video.load_state_dict(images.state_dict(), strict=False)
+    expected = one_frame(images, *inputs())
+    change = (video(*inputs()) - expected).abs().mean() / expected.abs().mean()
+    assert 0.01 < change < 0.5
+
+
+@torch.no_grad()
+def test_condition_frames_join_the_input():
+    network = randomised(VideoUNet(replace(TINY, condition_channels=4, num_numbers=3)))
+    x_BCTHW, c_noise_B, told = inputs()
+    numbers_BN = torch.cat([told.numbers_BN, torch.full((3, 1), 0.02)], dim=1)
+    told = replace(told, numbers_BN=numbers_BN, frames_BCTHW=x_BCTHW.roll(1, 0))
+    base = network(x_BCTHW, c_noise_B, told)
+    assert base.shape == x_BCTHW.shape
+    other = network(x_BCTHW, c_noise_B, replace(told, frames_BCTHW=torch.zeros_like(x_BCTHW)))
+    assert (base - other).abs().mean() > 1e-3
+
+
+@torch.no_grad()
+def test_without_a_text_mask_every_token_is_heard():
+    network = randomised(VideoUNet(replace(TINY, text_mask=False, pooled_text=False)))
+    x_BCTHW, c_noise_B, told = inputs()
+    hidden = told.text_BLD.masked_fill(~told.mask_BL[..., None], 7.0)
+    heard = network(x_BCTHW, c_noise_B, replace(told, text_BLD=hidden)) - network(x_BCTHW, c_noise_B, told)
+    assert heard.abs().amax((1, 2, 3, 4))[[0, 2]].min() > 1e-3, "clips 0 and 2 have masked tokens"
 
 
 @torch.no_grad()

@@ -25,7 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from models.video_unet import VideoUNet, VideoUNetConfig, is_temporal
+from models.video_unet import VideoUNet, VideoUNetConfig, is_temporal, widened
 from training.recipe import with_settings
 from warehouse.errors import SettingsError, WeightsError
 
@@ -151,12 +151,19 @@ def load_weights(path: Path) -> Weights:
 
 
 def start_from(network: VideoUNet, weights: Weights) -> None:
-    """Put earlier weights into a network; only temporal layers may be new. Raises WeightsError."""
+    """Put earlier weights into a network. New may be temporal layers, frames that join the input, numbers that
+    follow the earlier ones, and the whole embedding of numbers where there were none. Raises WeightsError.
+    """
     try:
-        missing, unexpected = network.load_state_dict(weights.tensors, strict=False)
+        missing, unexpected = network.load_state_dict(widened(weights.tensors, network), strict=False)
     except RuntimeError as error:
         raise WeightsError(f"the earlier stage's network {weights.config} does not fit: {error}") from error
-    unfilled = [name for name in missing if not is_temporal(name)]
+    unlabelled = weights.config.num_numbers == 0
+    unfilled = [
+        name
+        for name in missing
+        if not is_temporal(name) and not (unlabelled and name.startswith("embedding.numbers."))
+    ]
     if unfilled or unexpected:
         raise WeightsError(
             f"the earlier stage's network {weights.config} does not fit {network.config}: "
