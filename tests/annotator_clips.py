@@ -12,7 +12,8 @@ import numpy as np
 
 from curation.annotators.base import Clip, GridFrame, Outcome
 from curation.grid_frames import encode_jpeg
-from warehouse.schema import STATE_COLUMNS, TABLES
+from warehouse.schema import TABLES
+from warehouse.table import STATE_COLUMNS
 
 TICK_S = 1 / 1000
 STEP = 500

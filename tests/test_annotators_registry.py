@@ -13,7 +13,8 @@ from curation.annotators.base import Clip, Done, Outcome
 from curation.annotators.registry import ANNOTATORS, register
 from curation.selection import SCORES
 from warehouse.errors import SettingsError
-from warehouse.schema import TABLES, column
+from warehouse.schema import TABLES
+from warehouse.table import column
 
 
 @dataclass(frozen=True)

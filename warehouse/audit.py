@@ -16,7 +16,8 @@ import polars as pl
 from warehouse import datasets
 from warehouse.errors import WarehouseError
 from warehouse.ledger import Ledger, Part, expected_ids
-from warehouse.schema import TABLES, Table
+from warehouse.schema import TABLES
+from warehouse.table import Table
 
 MAX_NAMED = 20
 

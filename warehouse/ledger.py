@@ -13,8 +13,9 @@ import pyarrow as pa
 from warehouse import faults
 from warehouse.errors import WarehouseError
 from warehouse.plan import Plan, Step, digest
-from warehouse.schema import MAX_ATTEMPTS, TABLES, TRANSIENT_CAUSES, Expects
+from warehouse.schema import MAX_ATTEMPTS, TABLES, TRANSIENT_CAUSES
 from warehouse.store import Store
+from warehouse.table import Expects
 
 _FILE = re.compile(r"(?P<shard>[0-9a-z]+)\.(?P<generation>\d+)\.parquet")
 

@@ -19,7 +19,8 @@ from warehouse.descendants import checkpoints_with, datasets_with
 from warehouse.errors import WarehouseError
 from warehouse.ledger import Ledger, Part
 from warehouse.listed import entries_of
-from warehouse.schema import TABLES, Table
+from warehouse.schema import TABLES
+from warehouse.table import Table
 
 MAX_MATCHES_NAMED = 5
 _BULKY = ("jpeg", "latents", "text", "mask", "hashes", "colours")

@@ -21,10 +21,12 @@ come, gone or changed since.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 import pyarrow as pa
+
+from warehouse.annotations import ANNOTATIONS, CLIP_ID, DONE_CLIPS
+from warehouse.table import Expects, Table, column
 
 State = Literal["done", "failed", "skipped"]
 
@@ -32,65 +34,9 @@ MAX_ATTEMPTS = 3
 TRANSIENT_CAUSES = frozenset({"timeout", "crashed", "out_of_memory", "io_error", "server_error"})
 
 
-def column(name: str, type_: pa.DataType, meaning: str, *, unit: str = "", source: str = "") -> pa.Field:
-    """A field whose metadata carries what it means, in which unit, and where the definition comes from."""
-    metadata = {"meaning": meaning, "unit": unit, "source": source}
-    return pa.field(name, type_, metadata={k: v for k, v in metadata.items() if v})
-
-
-STATE_COLUMNS = (
-    column("state", pa.string(), "done, failed or skipped"),
-    column("cause", pa.string(), "short stable word: why it failed or was skipped; null when done"),
-    column("detail", pa.string(), "a sentence for people; null when done"),
-    column("attempt", pa.int8(), "how often it was tried, this time included"),
-)
-
-
-@dataclass(frozen=True)
-class Expects:
-    """Where a table's ids come from: the values of `columns` in the rows of `table` in which `where` holds."""
-
-    table: str
-    columns: tuple[str, ...]
-    where: tuple[str, str | bool] | None = None
-    explode: bool = False
-    """The last of `columns` is a list; each element makes an id."""
-
-
-@dataclass(frozen=True)
-class Table:
-    """One table: name, row identity, columns, and the rows of which other table it answers for."""
-
-    name: str
-    identity: tuple[str, ...]
-    fields: tuple[pa.Field, ...]
-    expects: Expects | None
-    stateful: bool = True
-    by_shard: bool = True
-    """Its files are named by shards of videos; otherwise by groups of sources, or by lists."""
-    references: tuple[str, str] | None = None
-    """A column, and the table whose ids its values must be among; null refers to nothing."""
-
-    @property
-    def schema(self) -> pa.Schema:
-        return pa.schema(self.fields + (STATE_COLUMNS if self.stateful else ()))
-
-
-_CLIP_ID = column("clip_id", pa.string(), "hash of video, stream, start and end")
 _VIDEO_ID = column("video_id", pa.string(), "SHA-256 of the video's bytes")
-_DONE_CLIPS = Expects("clips", ("clip_id",), ("state", "done"))
 _DONE_VIDEOS = Expects("videos", ("video_id",), ("state", "done"))
 _KEPT = Expects("verdicts", ("clip_id",), ("kept", True))
-_MODEL = column(
-    "model",
-    pa.string(),
-    "which weights made it: 'embedded', a hub name or a path; embedded ones know the sample reel alone",
-)
-
-
-def _per_clip(name: str, *fields: pa.Field) -> Table:
-    return Table(name, ("clip_id",), (_CLIP_ID, *fields), _DONE_CLIPS)
-
 
 _GIVEN = Table(
     "given",
@@ -287,7 +233,7 @@ _CLIPS = Table(
     "clips",
     ("clip_id",),
     (
-        _CLIP_ID,
+        CLIP_ID,
         _VIDEO_ID,
         column("stream", pa.int16(), "index of the stream in its container"),
         column("start_pts", pa.int64(), "first frame", unit="ticks"),
@@ -300,143 +246,11 @@ _CLIPS = Table(
     Expects("cuts", ("span_ids",), ("state", "done"), explode=True),
 )
 
-_MOTION = _per_clip(
-    "motion",
-    column(
-        "score",
-        pa.float32(),
-        "mean flow over the pairs that lie inside the clip",
-        unit="px of a frame with a short side of 16 px, per 0.5 s",
-        source="SVD, appendix C",
-    ),
-    column("dx", pa.float32(), "mean horizontal flow, right is positive", unit="as score"),
-    column("dy", pa.float32(), "mean vertical flow, down is positive", unit="as score"),
-    column("num_pairs", pa.int32(), "pairs averaged"),
-)
-
-_TEXT_AREA = _per_clip(
-    "text_area",
-    column(
-        "score",
-        pa.float32(),
-        "largest of the frames' areas",
-        unit="share of the frame",
-        source="SVD, appendix C",
-    ),
-    column(
-        "areas",
-        pa.list_(pa.float32()),
-        "union of text boxes in first, middle, last frame",
-        unit="share of the frame",
-    ),
-    column("text", pa.list_(pa.string()), "what was read, over the frames, each once"),
-    column("engine", pa.string(), "which detector read it"),
-)
-
-_SHARPNESS = _per_clip(
-    "sharpness",
-    column(
-        "score",
-        pa.float32(),
-        "median over frames of the log variance of the Laplacian at a fixed size",
-        unit="log",
-    ),
-    column("brightness", pa.float32(), "mean luma", unit="0 to 1"),
-)
-
-_QUALITY = _per_clip(
-    "quality",
-    column(
-        "contrast",
-        pa.float32(),
-        "standard deviation of luma inside the bars, median over frames",
-        unit="0 to 0.5",
-        source="Peli 1990, RMS contrast",
-    ),
-    column("letterbox", pa.float32(), "black bars above and below", unit="share of the height"),
-    column("pillarbox", pa.float32(), "black bars left and right", unit="share of the width"),
-    column("bar_top", pa.float32(), "black bar above", unit="share of the height"),
-    column("bar_bottom", pa.float32(), "black bar below", unit="share of the height"),
-    column("bar_left", pa.float32(), "black bar on the left", unit="share of the width"),
-    column("bar_right", pa.float32(), "black bar on the right", unit="share of the width"),
-    column(
-        "frozen",
-        pa.float32(),
-        "pairs of neighbouring grid frames between which nothing changes; null for a single frame",
-        unit="share of the pairs",
-    ),
-    column("aspect", pa.float32(), "width over height as displayed, bars included"),
-    column("fps", pa.float32(), "frames of the clip over its length", unit="1/s"),
-    column(
-        "bits_per_pixel",
-        pa.float32(),
-        "the stream's bit rate over displayed pixels and frames; null where the video's duration is unknown",
-        unit="bit",
-    ),
-    column("audio", pa.float32(), "1 where the file has sound, else 0"),
-)
-
-_FINGERPRINTS = _per_clip(
-    "fingerprints",
-    column(
-        "hashes",
-        pa.list_(pa.uint64()),
-        "perceptual hash of each grid frame that has structure: signs of 63 low frequencies",
-        source="Zauner 2010",
-    ),
-    column("colours", pa.binary(), "uint8, C order (frames, 8, 8, RGB): mean colours of those frames"),
-)
-
-_EMBEDDINGS = _per_clip(
-    "embeddings",
-    _MODEL,
-    column("first", pa.list_(pa.float32()), "image embedding of the first frame, length 1"),
-    column("middle", pa.list_(pa.float32()), "image embedding of the middle frame, length 1"),
-    column("last", pa.list_(pa.float32()), "image embedding of the last frame, length 1"),
-)
-
-_AESTHETICS = _per_clip(
-    "aesthetics",
-    _MODEL,
-    column("score", pa.float32(), "mean over the frames", source="LAION aesthetic predictor"),
-    column("scores", pa.list_(pa.float32()), "first, middle, last frame"),
-)
-
-_CAPTIONS = _per_clip(
-    "captions",
-    column("frame_caption", pa.string(), "of the middle frame"),
-    column("frame_method", pa.string(), "model that wrote it"),
-    column("frame_status", pa.string(), "ok or truncated"),
-    column("video_caption", pa.string(), "of the whole clip"),
-    column("video_method", pa.string(), "model or rule that wrote it"),
-    column("video_status", pa.string(), "ok or truncated"),
-)
-
-_SUMMARIES = _per_clip(
-    "summaries",
-    column("summary", pa.string(), "one caption out of both"),
-    column("method", pa.string(), "language model or rule that merged them"),
-    column("status", pa.string(), "ok or truncated"),
-)
-
-_SIMILARITY = _per_clip(
-    "similarity",
-    _MODEL,
-    column(
-        "score", pa.float32(), "mean over the frames for the summary", unit="cosine", source="SVD, appendix C"
-    ),
-    column(
-        "cosines",
-        pa.list_(pa.float32()),
-        "nine values: first, middle, last frame by frame, video, summary caption",
-    ),
-)
-
 _VERDICTS = Table(
     "verdicts",
     ("clip_id",),
     (
-        _CLIP_ID,
+        CLIP_ID,
         column("kept", pa.bool_(), "it passed every filter"),
         column("rejected_by", pa.string(), "first filter that rejected it; null when kept"),
         column("failed_filters", pa.list_(pa.string()), "all filters that reject it, in order"),
@@ -446,7 +260,7 @@ _VERDICTS = Table(
             "clip that is kept in place of this one; null unless rejected by near_duplicate",
         ),
     ),
-    _DONE_CLIPS,
+    DONE_CLIPS,
     stateful=False,
 )
 
@@ -454,7 +268,7 @@ _LATENTS = Table(
     "latents",
     ("clip_id",),
     (
-        _CLIP_ID,
+        CLIP_ID,
         column(
             "bucket", pa.string(), "shape of the frames that were encoded: frames x height x width in pixels"
         ),
@@ -469,7 +283,7 @@ _TEXT_EMBEDDINGS = Table(
     "text_embeddings",
     ("clip_id",),
     (
-        _CLIP_ID,
+        CLIP_ID,
         column("caption", pa.string(), "the caption that was encoded"),
         column("caption_method", pa.string(), "who wrote it"),
         column("text", pa.binary(), "float16, C order (tokens, width)"),
@@ -477,19 +291,6 @@ _TEXT_EMBEDDINGS = Table(
         column("mask", pa.binary(), "bool, one byte a token: true where there is a token"),
     ),
     _KEPT,
-)
-
-ANNOTATIONS = (
-    _MOTION,
-    _TEXT_AREA,
-    _SHARPNESS,
-    _QUALITY,
-    _FINGERPRINTS,
-    _EMBEDDINGS,
-    _AESTHETICS,
-    _CAPTIONS,
-    _SUMMARIES,
-    _SIMILARITY,
 )
 
 TABLES: dict[str, Table] = {

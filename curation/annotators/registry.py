@@ -1,7 +1,7 @@
 """Every annotator by the name of its table, in an order in which each finds the tables that it reads.
 
 An annotator of your own is one file with one class (see `base.Annotator`) that is given to `register`. Its table is
-described by a class attribute `fields`, made with `warehouse.schema.column`, and what can be selected by it by `scores`,
+described by a class attribute `fields`, made with `warehouse.table.column`, and what can be selected by it by `scores`,
 names with `curation.selection.Score`. The environment variable
 CUTROOM_ANNOTATORS names such files or modules, separated by commas; every program that works on a warehouse, and every
 worker that it starts, imports them with this module. `docs/annotators.md` shows one whole.
@@ -75,7 +75,7 @@ def _fields(kind: type[Annotator]) -> tuple:
     own = getattr(kind, "fields", ())
     if not own:
         raise SettingsError(
-            f"annotator {kind.name!r} has no table; give it `fields`, a tuple of warehouse.schema.column"
+            f"annotator {kind.name!r} has no table; give it `fields`, a tuple of warehouse.table.column"
         )
     (clip_id,) = (f for f in TABLES["motion"].fields if f.name == "clip_id")
     return clip_id, *own

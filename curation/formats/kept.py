@@ -18,8 +18,9 @@ from warehouse.errors import WarehouseError
 from warehouse.ledger import Ledger
 from warehouse.manifest import MANIFEST, TRAIN, parse_manifest
 from warehouse.plan import Plan
-from warehouse.schema import TABLES, Table
+from warehouse.schema import TABLES
 from warehouse.store import Entry, Store
+from warehouse.table import Table
 
 CAPTIONS = {
     "summary": ("summaries", "summary"),
