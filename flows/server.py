@@ -94,8 +94,9 @@ def serving(log: Path) -> Iterator[str]:
 
     Where a server is configured already, that one is used and left alone.
     """
-    from prefect.logging.handlers import APILogWorker
     from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
+
+    from tasks.tracking import flush
 
     if url := get_current_settings().api.url:
         yield url.removesuffix("/api")
@@ -106,6 +107,6 @@ def serving(log: Path) -> Iterator[str]:
         with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{port}/api"}):
             yield f"http://127.0.0.1:{port}"
     finally:
-        APILogWorker.drain_all(timeout=5)
+        flush(timeout_s=5)
         time.sleep(1.5)  # the server writes the last states down in batches
         stop(child)

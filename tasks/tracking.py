@@ -12,6 +12,8 @@ from typing import Any, ParamSpec, TypeVar
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.context import FlowRunContext
+from prefect.events.worker import EventsWorker
+from prefect.logging.handlers import APILogWorker
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -20,6 +22,16 @@ R = TypeVar("R")
 def in_flow_run() -> bool:
     """Whether a Prefect flow run is under way here."""
     return FlowRunContext.get() is not None
+
+
+def flush(timeout_s: float = 30) -> bool:
+    """Sends Prefect's server what is left to say of the runs of this process; whether all was said in time.
+
+    States of tasks travel as events in the background. Left to the end of the interpreter, they may meet a loop that is
+    being taken down, and a task that has ended stays `Running` in the UI.
+    """
+    left = [worker.drain_all(timeout=timeout_s)[1] for worker in (EventsWorker, APILogWorker)]
+    return not any(left)
 
 
 def step(
