@@ -1,39 +1,47 @@
 """Autoencoders between pixels and latents, published or embedded, behind one small interface.
 
-Shapes: B batch, C channels, T frames, H and W height and width (latents: an eighth of the pixels' for f8).
+Shapes: B batch, C channels, T frames, H and W height and width (latents: an eighth of the pixels' for f8, and for
+those that are causal in time the first frame and a quarter of the others).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from einops import rearrange
 from torch import nn
 
+from models import taesd
+from models.autoencoder_layouts import load_original
 from models.digest import weights_digest
 from warehouse.errors import WeightsError
 
-_CLASSES = ("AutoencoderKL", "AutoencoderTiny", "AutoencoderKLTemporalDecoder")
+_VIDEO = {"AutoencoderKLCogVideoX": "temporal_compression_ratio", "AutoencoderKLWan": "scale_factor_temporal"}
+"""Those that work on whole videos, a few frames at a time, and where their configuration has frames a latent."""
+_CLASSES = ("AutoencoderKL", "AutoencoderTiny", "AutoencoderKLTemporalDecoder", *_VIDEO)
 _CHUNK_PX = 2**20  # pixels worked on at once: 4 frames of 512x512 or 256 of 64x64
 
 
 class Autoencoder:
     """A frozen autoencoder in diffusers' classes; latents come scaled to a standard deviation of about one.
 
-    `downsampling` is the ratio of sides, `latent_channels` the latents' C, `scale_factor` and `shift` what turns the
-    network's own latents into ours (shift first), `digest` names weights and scaling together.
+    `downsampling` is the ratio of sides, `time_downsampling` that of frames after the first, `latent_channels` the
+    latents' C, `scale_factor` and `shift` what turns the network's own latents into ours (shift first; numbers, or one
+    per channel, (C, 1, 1)), `digest` names weights and scaling together.
     """
 
     def __init__(self, network: nn.Module) -> None:
         config = network.config
         self.network = network.eval().requires_grad_(False)
         self.kind = type(network).__name__
-        self.latent_channels: int = config.latent_channels
-        self.scale_factor = float(config.scaling_factor or 1.0)
-        self.shift = float(config.get("shift_factor") or 0.0)
+        self.latent_channels: int = config.get("latent_channels") or config.z_dim
+        self.time_downsampling: int = config[_VIDEO[self.kind]] if self.kind in _VIDEO else 1
         self.downsampling = 2 ** (_num_levels(config) - 1)
-        self.digest = weights_digest(network, kind=self.kind, scale=self.scale_factor, shift=self.shift)
+        scale, shift = _scaling(config)
+        self.scale_factor, self.shift = _numbers(scale), _numbers(shift)
+        self.digest = weights_digest(network, kind=self.kind, scale=scale, shift=shift)
 
     @property
     def device(self) -> torch.device:
@@ -44,6 +52,17 @@ class Autoencoder:
     def dtype(self) -> torch.dtype:
         """What it computes in and returns."""
         return next(self.network.parameters()).dtype
+
+    def latent_frames(self, num_frames: int) -> int:
+        """Frames of the latents of so many frames.
+
+        Raises ValueError where these are not one and a multiple of `time_downsampling`.
+        """
+        if (num_frames - 1) % self.time_downsampling:
+            raise ValueError(
+                f"{num_frames} frames: a {self.kind} takes one and a multiple of {self.time_downsampling}"
+            )
+        return 1 + (num_frames - 1) // self.time_downsampling
 
     def to(self, device: torch.device | str) -> Autoencoder:
         """Move the weights; returns itself."""
@@ -57,24 +76,27 @@ class Autoencoder:
         Raises ValueError where height or width is no multiple of `downsampling`, or frames are not B,T,3,H,W.
         """
         self._check(x_BTCHW, 3, multiple=self.downsampling)
-        parts = [
-            self._moments(x_NCHW) for x_NCHW in self._chunks(x_BTCHW, x_BTCHW.shape[-1] * x_BTCHW.shape[-2])
-        ]
+        self.latent_frames(x_BTCHW.shape[1])
+        frame_px = x_BTCHW.shape[-1] * x_BTCHW.shape[-2]
+        chunks = self._videos(x_BTCHW) if self.kind in _VIDEO else self._chunks(x_BTCHW, frame_px)
+        parts = [self._moments(chunk) for chunk in chunks]
         z_NCHW = torch.cat([mean for mean, _ in parts])
         if generator is not None:
             noise = torch.randn(
                 z_NCHW.shape, generator=generator, device=generator.device, dtype=torch.float32
             )
             z_NCHW = z_NCHW + torch.cat([std for _, std in parts]) * noise.to(z_NCHW)
-        z_NCHW = (z_NCHW - self.shift) * self.scale_factor
+        z_NCHW = (z_NCHW - _on(z_NCHW, self.shift)) * _on(z_NCHW, self.scale_factor)
         return rearrange(z_NCHW, "(b t) c h w -> b t c h w", b=len(x_BTCHW))
 
     @torch.no_grad()
     def moments(self, x_NCHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and standard deviation of the posterior of frames in [-1, 1], as the network has them: not scaled.
 
-        The deviation of a network without a posterior is zero.
+        The deviation of a network without a posterior is zero. Raises ValueError for a network of whole videos.
         """
+        if self.kind in _VIDEO:
+            raise ValueError(f"a {self.kind} has no moments of single frames; use AutoencoderKL, say")
         self._check(x_NCHW[None], 3, multiple=self.downsampling)
         parts = [
             self._moments(chunk) for chunk in self._chunks(x_NCHW[None], x_NCHW.shape[-1] * x_NCHW.shape[-2])
@@ -89,7 +111,9 @@ class Autoencoder:
         """
         self._check(z_BTCHW, self.latent_channels, multiple=1)
         frame_px = z_BTCHW.shape[-1] * z_BTCHW.shape[-2] * self.downsampling**2
-        z_BTCHW = z_BTCHW / self.scale_factor + self.shift
+        z_BTCHW = z_BTCHW / _on(z_BTCHW, self.scale_factor) + _on(z_BTCHW, self.shift)
+        if self.kind in _VIDEO:
+            return torch.cat([self.network.decode(z).sample for z in self._videos(z_BTCHW)]).movedim(1, 2)
         if self.kind == "AutoencoderKLTemporalDecoder":
             videos = [self._decode_together(z_TCHW, frame_px) for z_TCHW in z_BTCHW]
             return torch.stack(videos)
@@ -105,7 +129,14 @@ class Autoencoder:
             z_NCHW = self.network.encode(x_NCHW).latents
             return z_NCHW, torch.zeros_like(z_NCHW)
         posterior = self.network.encode(x_NCHW).latent_dist
+        if self.kind in _VIDEO:  # (1, C, T, H, W), as frames
+            return posterior.mean[0].movedim(1, 0), posterior.std[0].movedim(1, 0)
         return posterior.mean, posterior.std
+
+    def _videos(self, frames_BTCHW: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Video by video as (1, C, T, H, W); the network itself goes through its frames a few at a time."""
+        for frames_TCHW in frames_BTCHW:
+            yield frames_TCHW.movedim(1, 0)[None].to(self.device, self.dtype)
 
     def _chunks(self, frames_BTCHW: torch.Tensor, frame_px: int) -> Iterator[torch.Tensor]:
         frames_NCHW = rearrange(frames_BTCHW, "b t c h w -> (b t) c h w")
@@ -124,15 +155,20 @@ class Autoencoder:
 def load_autoencoder(
     name_or_path: str = "embedded", dtype: torch.dtype = torch.float32, *, subfolder: str | None = None
 ) -> Autoencoder:
-    """The embedded autoencoder, or one from a folder or a hub in diffusers' layout (`subfolder`: "vae" in a pipeline).
+    """The embedded autoencoder, or one from a folder or a hub in diffusers' layout (`subfolder`: "vae" in a pipeline),
+    or a folder with a pair of files of taesd, or a file of Stable Diffusion or Stable Video Diffusion (.safetensors).
 
-    Raises WeightsError where it cannot be read or is of another class than AutoencoderKL, AutoencoderTiny and
-    AutoencoderKLTemporalDecoder.
+    Raises WeightsError where it cannot be read or is of another class than AutoencoderKL, AutoencoderTiny,
+    AutoencoderKLTemporalDecoder (SVD's), and, of a quarter of the frames, AutoencoderKLCogVideoX and AutoencoderKLWan.
     """
     if name_or_path == "embedded":
         from models.embedded import load_autoencoder as load_embedded
 
         network = load_embedded()
+    elif tiny := taesd.find(name_or_path):
+        network = taesd.load(*tiny)
+    elif name_or_path.endswith(".safetensors"):
+        network = load_original(name_or_path)
     else:
         network = _load_published(name_or_path, subfolder)
     loaded = Autoencoder(network)
@@ -158,7 +194,22 @@ def _load_published(name_or_path: str, subfolder: str | None) -> nn.Module:
     raise WeightsError(f"{where!r} holds a {kind}: expected one of {', '.join(_CLASSES)}")
 
 
-def _num_levels(config: dict) -> int:
+def _num_levels(config: Mapping[str, Any]) -> int:
     """Levels of resolution; between two neighbours the sides are halved."""
-    channels = config.get("block_out_channels") or config["encoder_block_out_channels"]
-    return len(channels)
+    names = ("block_out_channels", "encoder_block_out_channels", "dim_mult")
+    return len(next(config[name] for name in names if config.get(name)))
+
+
+def _scaling(config: Mapping[str, Any]) -> tuple[float | list[float], float | list[float]]:
+    """Scale and shift of the latents: numbers, or lists with one per channel."""
+    if config.get("latents_std"):
+        return [1 / std for std in config["latents_std"]], list(config["latents_mean"])
+    return float(config.get("scaling_factor") or 1.0), float(config.get("shift_factor") or 0.0)
+
+
+def _numbers(value: float | list[float]) -> float | torch.Tensor:
+    return torch.tensor(value)[:, None, None] if isinstance(value, list) else value
+
+
+def _on(like: torch.Tensor, value: float | torch.Tensor) -> float | torch.Tensor:
+    return value.to(like) if isinstance(value, torch.Tensor) else value

@@ -30,6 +30,8 @@ class Layout:
     """Names in the file that hold what we compute, fixed positions say; passed over when reading."""
     vectors: tuple[str, ...] = ()
     """Names in the file that hold one number as a vector where ours is a number."""
+    convolutions: tuple[str, ...] = ()
+    """Modules in the file that are 1x1 convolutions where ours are linear layers."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,8 @@ def write_weights(network: nn.Module, layout: Layout) -> dict[str, Tensor]:
                 left -= {name + suffix for name in ours}
     for name in written.keys() & set(layout.vectors):
         written[name] = written[name].reshape(1)
+    for name in (f"{module}.weight" for module in layout.convolutions):
+        written[name] = written[name][..., None, None]
     if left:
         raise WeightsError(f"the layout has no name for {_some('ours', sorted(left))}")
     return written

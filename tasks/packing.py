@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from curation.clip_frames import Bucket
 from warehouse.claims import claim
 from warehouse.datasets import PACKED_TABLES, dataset_path, packable, read_manifest
 from warehouse.errors import DatasetError, WarehouseError
@@ -70,11 +71,15 @@ def _write(ledger: Ledger, path: str, config: PackConfig, kept: int) -> None:
             f"nothing to pack: the selection kept {kept} clips, of which {shapes.height} have latents and {texts.height} "
             "a text embedding; loosen the selection's filters, or see `cutroom audit` for why encoding failed"
         )
+    longest = max(shapes["bucket"].unique().sort(), key=lambda bucket: Bucket.parse(bucket).num_frames)
+    pixels = Bucket.parse(longest)
+    latents = shapes.filter(pl.col("bucket") == longest)["shape"][0]
     manifest = Manifest(
         name=path.split("/")[-1],
         selection=ledger.plan.config["select"]["name"],
-        latent_channels=shapes["shape"][0][1],
-        downsampling=int(shapes["bucket"][0].split("x")[1]) // shapes["shape"][0][2],
+        latent_channels=latents[1],
+        downsampling=pixels.height // latents[2],
+        time_downsampling=(pixels.num_frames - 1) // max(1, latents[0] - 1) or 1,
         text_shape=tuple(texts["shape"][0]),
         encoders=_encoders(ledger),
     )

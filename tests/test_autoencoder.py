@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 
+import av
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from curation.sample_reel import random_shots, render
 from models import autoencoder as module
 from models.autoencoder import load_autoencoder
+from models.autoencoder_layouts import autoencoder_original
+from models.layouts import write_weights
 from warehouse.errors import WeightsError
 
 SMALL_KL = {
@@ -99,6 +103,110 @@ def test_tiny_and_temporal_decoders_load_through_the_same_call(tmp_path):
     assert z.shape == (2, 3, 4, 16, 16)
     together = temporal.decode((z / 0.5).flatten(0, 1), num_frames=3).sample
     torch.testing.assert_close(loaded.decode(z).flatten(0, 1), together)
+
+
+SMALL_COG = {
+    "down_block_types": ("CogVideoXDownBlock3D",) * 4,
+    "up_block_types": ("CogVideoXUpBlock3D",) * 4,
+    "block_out_channels": (8, 8, 8, 8),
+    "latent_channels": 4,
+    "layers_per_block": 1,
+    "norm_num_groups": 2,
+    "scaling_factor": 0.7,
+}
+SMALL_WAN = {
+    "base_dim": 8,
+    "z_dim": 2,
+    "dim_mult": [1, 1, 2, 2],
+    "num_res_blocks": 1,
+    "latents_mean": [0.5, -1.0],
+    "latents_std": [2.0, 0.25],
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("kind", "config", "scale", "shift"),
+    [
+        ("AutoencoderKLCogVideoX", SMALL_COG, torch.tensor(0.7), torch.tensor(0.0)),
+        ("AutoencoderKLWan", SMALL_WAN, torch.tensor([0.5, 4.0]), torch.tensor([0.5, -1.0])),
+    ],
+)
+def test_networks_of_whole_videos_keep_a_quarter_of_the_frames(tmp_path, kind, config, scale, shift):
+    network = save_small(kind, config, tmp_path)
+    loaded = load_autoencoder(str(tmp_path))
+    x_BTCHW = frames(2, 9, 32)
+    assert (loaded.downsampling, loaded.time_downsampling, loaded.latent_frames(9)) == (8, 4, 3)
+    z_BTCHW = loaded.encode(x_BTCHW)
+    modes = [network.encode(x.movedim(1, 0)[None]).latent_dist.mode()[0] for x in x_BTCHW]
+    scale, shift = (value.reshape(-1, 1, 1, 1) for value in (scale, shift))
+    theirs = torch.stack([(mode - shift) * scale for mode in modes])
+    torch.testing.assert_close(z_BTCHW, theirs.movedim(1, 2), atol=1e-5, rtol=1e-5)
+    again = loaded.decode(z_BTCHW)
+    assert again.shape == x_BTCHW.shape
+    for mode, frames_TCHW in zip(modes, again, strict=True):
+        torch.testing.assert_close(
+            frames_TCHW.movedim(1, 0), network.decode(mode[None]).sample[0], atol=1e-4, rtol=1e-4
+        )
+    if kind == "AutoencoderKLWan":  # later frames change no earlier latents; CogVideoX's norms see all frames
+        first = loaded.encode(x_BTCHW[:, :5])
+        torch.testing.assert_close(first, z_BTCHW[:, :2], atol=1e-4, rtol=1e-4)
+    noisy = loaded.encode(x_BTCHW, torch.Generator().manual_seed(1)) - z_BTCHW
+    assert noisy.shape == z_BTCHW.shape and noisy.abs().min() > 0
+    with pytest.raises(ValueError, match="one and a multiple of 4"):
+        loaded.encode(x_BTCHW[:, :8])
+    with pytest.raises(ValueError, match="no moments of single frames"):
+        loaded.moments(x_BTCHW[0])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["AutoencoderKL", "AutoencoderKLTemporalDecoder"])
+def test_original_files_are_read_and_written(tmp_path, kind):
+    from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
+
+    levels = 3
+    config = {
+        "block_out_channels": (32, 64, 64),
+        "down_block_types": ("DownEncoderBlock2D",) * levels,
+        "layers_per_block": 2,
+    }
+    config |= {"up_block_types": ("UpDecoderBlock2D",) * levels} if kind == "AutoencoderKL" else {}
+    network = save_small(kind, config, tmp_path / "folder")
+    for parameter in network.parameters():
+        parameter.copy_(torch.randn(parameter.shape) / max(1, parameter[0].numel()) ** 0.5)
+    written = write_weights(network, autoencoder_original(network))
+    if kind == "AutoencoderKL":  # diffusers' own conversion knows this one
+        theirs = convert_ldm_vae_checkpoint(dict(written), network.config)
+        own = network.state_dict()
+        assert set(theirs) == set(own)
+        assert all(torch.equal(theirs[name].reshape(own[name].shape), own[name]) for name in own)
+    else:  # Stability's has no convolution before the latents
+        network.quant_conv.weight.copy_(torch.eye(8)[..., None, None])
+        network.quant_conv.bias.zero_()
+        written = {n: v for n, v in written.items() if not n.startswith("quant_conv")}
+    whole = {f"first_stage_model.{n}": v for n, v in written.items()} | {"model.other": torch.zeros(1)}
+    save_file(whole, tmp_path / "whole.safetensors")
+    loaded = load_autoencoder(str(tmp_path / "whole.safetensors"))
+    assert (loaded.kind, loaded.scale_factor) == (kind, 0.18215)
+    assert all(torch.equal(v, loaded.network.state_dict()[n]) for n, v in network.state_dict().items())
+    with pytest.raises(WeightsError, match="missing"):
+        del whole["first_stage_model.decoder.conv_in.bias"]
+        save_file(whole, tmp_path / "cut.safetensors")
+        load_autoencoder(str(tmp_path / "cut.safetensors"))
+
+
+@torch.no_grad()
+def test_taef2_keeps_34_db_of_real_frames(test_data):
+    loaded = load_autoencoder(str(test_data / "weights"))
+    assert (loaded.latent_channels, loaded.downsampling) == (32, 8)
+    for name in ("apple.mp4", "audrey.mp4", "bikes.mp4"):
+        with av.open(str(test_data / "videos" / name)) as container:
+            picture = next(container.decode(video=0)).to_ndarray(format="rgb24")
+        x = torch.from_numpy(picture[:256, :256]).movedim(-1, 0)[None, None] / 127.5 - 1
+        z = loaded.encode(x)
+        assert z.mean().abs() < 0.1 and 0.5 < z.std() < 1  # the manifest says mean 0 and deviation 0.8
+        error = (loaded.decode(z).clamp(-1, 1) - x).square().mean() / 4
+        assert -10 * error.log10() > 34
 
 
 @torch.no_grad()

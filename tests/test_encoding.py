@@ -13,6 +13,7 @@ import pyarrow as pa
 import pytest
 import served
 import torch
+from diffusers import AutoencoderKLWan
 
 from curation.engine.work import Outputs, Unit
 from curation.media import MediaLimits
@@ -154,3 +155,17 @@ def test_a_bucket_that_no_clip_fills_skips_with_a_reason(ledger: Ledger, tmp_pat
     clip_id = done_rows(ledger, "latents")["clip_id"][0]
     (row,) = rows_by_hand(ledger, work, [clip_id], tmp_path / "long").iter_rows(named=True)
     assert (row["state"], row["cause"]) == ("skipped", "too_short_for_buckets")
+
+
+def test_an_autoencoder_of_whole_videos_packs_a_quarter_of_the_frames(ledger: Ledger, tmp_path: Path) -> None:
+    wan = {"base_dim": 8, "z_dim": 2, "dim_mult": [1, 1, 2, 2], "num_res_blocks": 1}
+    scales = {"latents_mean": [0.0, 0.0], "latents_std": [1.0, 1.0]}
+    torch.manual_seed(0)
+    AutoencoderKLWan(**wan, **scales).save_pretrained(tmp_path / "wan")
+    config = EncodeConfig(buckets=("5x64x64",), autoencoder=str(tmp_path / "wan"))
+    clip_id = done_rows(ledger, "latents")["clip_id"][0]
+    (row,) = rows_by_hand(ledger, LatentWork(config, MediaLimits()), [clip_id], tmp_path / "rows").iter_rows(
+        named=True
+    )
+    assert row["state"] == "done" and list(row["shape"]) == [2, 2, 8, 8]
+    assert len(row["latents"]) == 2 * 2 * 2 * 8 * 8

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -119,6 +120,13 @@ def test_rows_that_do_not_fit_are_refused(tmp_path):
     assert not files(tmp_path)
 
 
+def test_latents_of_a_quarter_of_the_frames_have_their_shape():
+    manifest = replace(packed.MANIFEST, time_downsampling=4)
+    assert [manifest.latent_shape(f"{frames}x16x24")[0] for frames in (1, 5, 9)] == [1, 2, 3]
+    with pytest.raises(DatasetError, match="one and a multiple of the downsampling in time, 4"):
+        manifest.latent_shape("8x16x24")
+
+
 def test_an_edited_or_cut_manifest_is_refused(dataset):
     text = (dataset / "dataset.json").read_text()
     with pytest.raises(DatasetError, match="no whole manifest"):
@@ -126,7 +134,7 @@ def test_an_edited_or_cut_manifest_is_refused(dataset):
     edited = json.loads(text) | {"selection": "another"}
     with pytest.raises(DatasetError, match="changed after packing"):
         parse_manifest(json.dumps(edited), "here")
-    with pytest.raises(DatasetError, match="format 99, expected 1"):
+    with pytest.raises(DatasetError, match="format 99, expected 2"):
         parse_manifest(json.dumps(edited | {"format": 99}), "here")
 
 

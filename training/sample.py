@@ -26,6 +26,9 @@ class Decoder(Protocol):
 
     downsampling: int
 
+    def latent_frames(self, num_frames: int) -> int:
+        """Frames of the latents of so many frames."""
+
     def decode(self, z_BTCHW: Tensor) -> Tensor:
         """Frames in about [-1, 1] of scaled latents."""
 
@@ -107,7 +110,8 @@ def sample_videos(
     numbers_BN = torch.tensor([fps, motion_bucket]).expand(len(prompts), 2)
     told = Conditioning(text_BLD.float(), mask_BL.bool(), numbers_BN).to(device)
     scale = autoencoder.downsampling
-    shape = (loaded.config.latent_channels, num_frames, height_px // scale, width_px // scale)
+    latent_frames = autoencoder.latent_frames(num_frames)
+    shape = (loaded.config.latent_channels, latent_frames, height_px // scale, width_px // scale)
     videos = []
     for start in range(0, len(prompts), sampling.batch_size):
         these = slice(start, start + sampling.batch_size)

@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from warehouse.errors import DatasetError
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "dataset.json"
 TRAIN, HELD_OUT = "train", "heldout"
 
@@ -72,7 +72,8 @@ class Bucket:
 class Manifest:
     """What a packed dataset holds and where it came from.
 
-    `downsampling`: pixels a latent along height and width. `text_shape`: (tokens, channels). `encoders`:
+    `downsampling`: pixels a latent along height and width; `time_downsampling`: frames a latent, after the
+    first one, which has a latent of its own. `text_shape`: (tokens, channels). `encoders`:
     digest of each encoder by its name. `selection`: the one that chose the clips. `digest`: of all the
     rest. The writer fills in the last three fields.
     """
@@ -83,6 +84,7 @@ class Manifest:
     downsampling: int
     text_shape: tuple[int, int]
     encoders: dict[str, str]
+    time_downsampling: int = 1
     buckets: dict[str, Bucket] = field(default_factory=dict)
     format: int = FORMAT
     digest: str = ""
@@ -104,7 +106,13 @@ class Manifest:
             ) from None
         if height_px % self.downsampling or width_px % self.downsampling:
             raise DatasetError(f"bucket {bucket} is not divisible by the downsampling of {self.downsampling}")
-        return num_frames, self.latent_channels, height_px // self.downsampling, width_px // self.downsampling
+        if (num_frames - 1) % self.time_downsampling:
+            raise DatasetError(
+                f"bucket {bucket}: frames are not one and a multiple of the downsampling in time, {self.time_downsampling}"
+            )
+        latent_frames = 1 + (num_frames - 1) // self.time_downsampling
+        side = self.downsampling
+        return latent_frames, self.latent_channels, height_px // side, width_px // side
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1)
