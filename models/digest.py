@@ -45,5 +45,5 @@ def weights_id(name: str, embedded: str) -> str:
 
 
 def local_weights(name: str) -> Path:
-    """The file or folder that a name of weights would be, with or without open_clip's ``local-dir:`` before it."""
-    return Path(name.removeprefix("local-dir:")).expanduser()
+    """The file or folder that a name of weights would be, with or without ``open_clip:`` and ``local-dir:`` before it."""
+    return Path(name.removeprefix("open_clip:").removeprefix("local-dir:")).expanduser()

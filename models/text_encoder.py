@@ -15,12 +15,11 @@ from torch.nn import functional as F
 from models.digest import weights_digest
 from warehouse.errors import WeightsError
 
-_CLASSES = {
-    "clip": "CLIPTextModel",
-    "clip_text_model": "CLIPTextModel",
-    "t5": "T5EncoderModel",
-    "umt5": "UMT5EncoderModel",
-}
+_CLIP = {"clip": "CLIPTextModel", "clip_text_model": "CLIPTextModel"}
+_T5 = {"t5": "T5EncoderModel", "mt5": "MT5EncoderModel", "umt5": "UMT5EncoderModel"}
+_CLASSES = _CLIP | _T5
+OPEN_CLIP = "open_clip:"
+"""Before open_clip's name of a model."""
 _CHUNK = 64  # texts encoded at once
 
 
@@ -40,7 +39,7 @@ class TextEncoder:
     ) -> None:
         self.network = network.eval().requires_grad_(False)
         self._tokenize, self._features = tokenize, features
-        tokens_1LD, _ = self.null()
+        tokens_1LD, _ = self.encode([""])
         self.max_length, self.width = tokens_1LD.shape[1:]
         words = hashlib.sha256("\n".join(vocabulary).encode()).hexdigest()
         self.digest = weights_digest(network, words=words, max_length=self.max_length)
@@ -59,10 +58,6 @@ class TextEncoder:
         tokens_BLD = torch.cat([self._features(ids, mask).float() for ids, mask in chunks])
         return tokens_BLD * mask_BL[..., None], mask_BL
 
-    def null(self) -> tuple[Tensor, Tensor]:
-        """The encoding of the empty prompt, (1, L, D) and (1, L): what dropped and negative conditions are."""
-        return self.encode([""])
-
 
 def load_text_encoder(
     name_or_path: str = "embedded",
@@ -71,14 +66,24 @@ def load_text_encoder(
     tokenizer_subfolder: str = "",
     max_length: int = 77,
 ) -> TextEncoder:
-    """The text tower of the embedded CoCa, or a CLIP or T5 encoder from a local folder or a hub in transformers' layout.
+    """The text tower of the embedded CoCa, or a published encoder from local files or a hub.
 
-    In a diffusers pipeline the subfolders are "text_encoder" and "tokenizer". `max_length` holds for published encoders;
-    CLIP's is its number of positions at most. Raises WeightsError where nothing can be read or the encoder is of another
-    kind.
+    Args:
+        name_or_path: "embedded"; a CLIP, T5, mT5 or UMT5 encoder in transformers' layout, by folder or hub id (in a
+            diffusers pipeline the subfolders are "text_encoder" and "tokenizer"); or open_clip's
+            "open_clip:ViT-H-14:laion2b_s32b_b79k", "open_clip:local-dir:FOLDER" or "open_clip:hf-hub:OWNER/NAME",
+            of which the last layer but one is taken, normalised, as Stable Diffusion 2 and SVD were trained.
+        max_length: tokens of a published T5; CLIP has its number of positions at most.
+
+    CLIP's mask is true everywhere: models were trained to attend to its padding too. T5's is true for tokens.
+
+    Raises:
+        WeightsError: nothing can be read, or the encoder is of another kind.
     """
     if name_or_path == "embedded":
         return _embedded()
+    if name_or_path.startswith(OPEN_CLIP):
+        return _open_clip(name_or_path.removeprefix(OPEN_CLIP))
     return _published(name_or_path, subfolder, tokenizer_subfolder, max_length)
 
 
@@ -116,12 +121,44 @@ def _published(name_or_path: str, subfolder: str, tokenizer_subfolder: str, max_
             f"transformers' layout, or 'embedded' ({error})"
         ) from error
     length = min(max_length, getattr(network.config, "max_position_embeddings", max_length))
+    sees_padding = config.model_type in _CLIP
 
     def tokenize(texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         out = tokenizer(texts, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
-        return out.input_ids, out.attention_mask.bool()
+        mask_BL = out.attention_mask.bool()
+        return out.input_ids, torch.ones_like(mask_BL) if sees_padding else mask_BL
 
     def features(ids_BL: Tensor, mask_BL: Tensor) -> Tensor:
-        return network(input_ids=ids_BL, attention_mask=mask_BL.long()).last_hidden_state
+        attended = None if sees_padding else mask_BL.long()
+        return network(input_ids=ids_BL, attention_mask=attended).last_hidden_state
 
     return TextEncoder(network, tokenize, features, sorted(tokenizer.get_vocab()))
+
+
+def _open_clip(name: str) -> TextEncoder:
+    import open_clip
+
+    scheme, _, rest = name.partition(":")
+    model, pretrained = (name, None) if scheme in ("local-dir", "hf-hub") else (scheme, rest or None)
+    try:
+        network = open_clip.create_model(model, pretrained, precision="fp32", require_pretrained=True)
+        tokenizer = open_clip.get_tokenizer(model)
+    except (
+        Exception
+    ) as error:  # a missing file, an unknown name, a hub out of reach: open_clip has no error of its own
+        raise WeightsError(
+            f"open_clip model {name!r} cannot be loaded ({error}); expected ARCHITECTURE:WEIGHTS, local-dir:FOLDER or "
+            "hf-hub:OWNER/NAME"
+        ) from error
+
+    def tokenize(texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        ids_BL = tokenizer(texts)
+        return ids_BL, torch.ones_like(ids_BL, dtype=torch.bool)
+
+    def features(ids_BL: Tensor, _: Tensor) -> Tensor:
+        layers = network.forward_intermediates(
+            text=ids_BL, text_indices=2, normalize_intermediates=True, intermediates_only=True
+        )
+        return layers["text_intermediates"][0]
+
+    return TextEncoder(network, tokenize, features, [type(tokenizer).__name__, model])

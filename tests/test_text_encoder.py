@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from curation.sample_reel import COLOURS, MOTIONS, SHAPES, random_shots
 from models.text_encoder import load_text_encoder
@@ -34,13 +37,14 @@ def save_tokenizer(folder, end="</s>"):
 
 
 @torch.no_grad()
-def test_t5_from_a_folder_is_transformers_own(tmp_path):
-    from transformers import T5Config, T5EncoderModel
+@pytest.mark.parametrize("kind", ["T5", "MT5", "UMT5"])
+def test_t5_from_a_folder_is_transformers_own(tmp_path, kind):
+    import transformers
 
     torch.manual_seed(0)
-    network = T5EncoderModel(
-        T5Config(vocab_size=32, d_model=16, d_ff=32, d_kv=8, num_layers=2, num_heads=2)
-    ).eval()
+    config = getattr(transformers, f"{kind}Config")
+    sizes = config(vocab_size=32, d_model=16, d_ff=32, d_kv=8, num_layers=2, num_heads=2)
+    network = getattr(transformers, f"{kind}EncoderModel")(sizes).eval()
     network.save_pretrained(tmp_path)
     tokenizer = save_tokenizer(tmp_path)
     encoder = load_text_encoder(str(tmp_path), max_length=12)
@@ -75,12 +79,73 @@ def test_clip_from_the_subfolders_of_a_pipeline_is_cut_to_its_positions(tmp_path
     network.save_pretrained(tmp_path / "text_encoder")
     tokenizer = save_tokenizer(tmp_path / "tokenizer")
     encoder = load_text_encoder(str(tmp_path), subfolder="text_encoder", tokenizer_subfolder="tokenizer")
-    tokens, mask = encoder.encode([*TEXTS, "red " * 30])
-    assert tokens.shape == (4, 10, 16) and mask[3].all()
-    alone = network(
-        **tokenizer(TEXTS[1], return_tensors="pt", return_token_type_ids=False)
-    ).last_hidden_state[0]
-    torch.testing.assert_close(tokens[1][mask[1]], alone)
+    texts = [*TEXTS, "red " * 30]
+    tokens, mask = encoder.encode(texts)
+    assert tokens.shape == (4, 10, 16) and mask.all()
+    ids = tokenizer(
+        texts, padding="max_length", truncation=True, max_length=10, return_tensors="pt"
+    ).input_ids
+    torch.testing.assert_close(tokens, network(input_ids=ids).last_hidden_state)
+
+
+@torch.no_grad()
+def test_open_clips_last_layer_but_one_is_what_transformers_has_of_stable_diffusion_2(tmp_path):
+    """That one's folder holds a layer less, and the final norm after it."""
+    import open_clip
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    torch.manual_seed(0)
+    sizes = {"context_length": 12, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 3}
+    vision = {"image_size": 32, "patch_size": 8, "width": 32, "layers": 1, "head_width": 16}
+    config = {"embed_dim": 16, "vision_cfg": vision, "text_cfg": sizes}
+    network = open_clip.CLIP(**config).eval()
+    for parameter in network.parameters():
+        parameter.copy_(torch.randn(parameter.shape) / 4)
+    save_file(network.state_dict(), tmp_path / "open_clip_model.safetensors")
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}))
+    encoder = load_text_encoder(f"open_clip:local-dir:{tmp_path}")
+    tokens, mask = encoder.encode(TEXTS)
+    assert tokens.shape == (3, 12, 32) and mask.all()
+
+    theirs = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=49408,
+            hidden_size=32,
+            intermediate_size=128,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            max_position_embeddings=12,
+            hidden_act="gelu",
+        )
+    ).eval()
+    theirs.load_state_dict(as_transformers(network.state_dict(), layers=2), strict=False)
+    ids = open_clip.get_tokenizer(f"local-dir:{tmp_path}")(TEXTS)
+    torch.testing.assert_close(tokens, theirs(input_ids=ids).last_hidden_state, atol=1e-4, rtol=1e-4)
+    with pytest.raises(WeightsError, match="ARCHITECTURE:WEIGHTS"):
+        load_text_encoder("open_clip:ViT-H-14:nobody_trained_this")
+
+
+def as_transformers(weights, layers):
+    """An open_clip text tower's weights by the names of transformers' CLIPTextModel."""
+    renamed = {
+        "embeddings.token_embedding.weight": weights["token_embedding.weight"],
+        "embeddings.position_embedding.weight": weights["positional_embedding"],
+    }
+    for part in ("weight", "bias"):
+        renamed[f"final_layer_norm.{part}"] = weights[f"ln_final.{part}"]
+        for i in range(layers):
+            theirs, ours = f"transformer.resblocks.{i}", f"encoder.layers.{i}"
+            fused = weights[f"{theirs}.attn.in_proj_{part}"].chunk(3)
+            renamed |= {f"{ours}.self_attn.{n}_proj.{part}": v for n, v in zip("qkv", fused, strict=True)}
+            pairs = {
+                "attn.out_proj": "self_attn.out_proj",
+                "ln_1": "layer_norm1",
+                "ln_2": "layer_norm2",
+                "mlp.c_fc": "mlp.fc1",
+                "mlp.c_proj": "mlp.fc2",
+            }
+            renamed |= {f"{ours}.{n}.{part}": weights[f"{theirs}.{o}.{part}"] for o, n in pairs.items()}
+    return renamed
 
 
 def test_the_digest_follows_weights_vocabulary_and_length(tmp_path):
@@ -116,7 +181,7 @@ def test_embedded_tokens_are_masked_and_independent_of_the_batch(embedded):
     assert mask.sum(dim=1).tolist() == [5, 9, 2]  # words with start and end
     assert not tokens[~mask].any()
     torch.testing.assert_close(embedded.encode(TEXTS[1:2])[0], tokens[1:2])
-    torch.testing.assert_close(embedded.null()[0], tokens[2:])
+    torch.testing.assert_close(embedded.encode([""])[0], tokens[2:])
 
 
 def test_shape_colour_and_motion_are_linearly_readable_from_the_embedded_tokens(embedded):
