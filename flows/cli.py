@@ -8,7 +8,7 @@ from types import FrameType
 
 import typer
 
-from flows import cli_curation, cli_demo, cli_exchange, cli_inspect, cli_training
+from flows import cli_curation, cli_demo, cli_exchange, cli_inspect, cli_training, cli_weights
 from flows.console import fail, prepare_process
 from warehouse.errors import CutroomError, SettingsError
 
@@ -20,7 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for room in (cli_curation, cli_training, cli_exchange, cli_inspect, cli_demo):
+for room in (cli_curation, cli_training, cli_exchange, cli_weights, cli_inspect, cli_demo):
     for command in room.COMMANDS:
         app.command()(command)
 

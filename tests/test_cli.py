@@ -31,6 +31,8 @@ PUBLIC = {
     "sample": {"PROMPT", "--warehouse", "-w", "--run", "--count", "--seed", "--guidance", "--steps", "--output", *COMMON},
     "import-data": {"FORMAT", "PATH", "--warehouse", "-w", "--root", "--fps", *COMMON},
     "export-data": {"FORMAT", "RUN_OR_SELECTION", "OUT", "--warehouse", "-w", "--spans", "--caption", *COMMON},
+    "export": {"RUN", "OUT", "--to", "--autoencoder", "--image-encoder", "--json", "--help"},
+    "import-weights": {"SOURCE", "OUT", "--network", "--json", "--help"},
     "audit": {"W", "--deep", "--json", "--help"},
     "explain": {"W", "CLIP", "--json", "--help"},
     "report": {"W", "--output", "--run", "--title", "--json", "--help"},

@@ -1,0 +1,72 @@
+"""Commands that exchange weights with other systems."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows import console
+from flows.console import Json
+
+
+class Layout(StrEnum):
+    """Whose names weights get."""
+
+    diffusers = "diffusers"
+    original = "original"
+
+
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A training run's folder, or its weights.")],
+    out: Annotated[
+        Path, typer.Argument(metavar="OUT", help="A new folder; for original a .safetensors file.")
+    ],
+    to: Annotated[Layout, typer.Option(help="Whose layout.")] = Layout.diffusers,
+    autoencoder: Annotated[
+        str | None,
+        typer.Option(help="The autoencoder to go with it: embedded, a folder, a file or a hub name."),
+    ] = None,
+    image_encoder: Annotated[
+        str | None,
+        typer.Option(help="For a network that continues an image: CLIP's tower, folder or hub name."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Write a run's weights as diffusers or Stability have them."""
+    from models.autoencoder import load_autoencoder
+    from models.image_encoder import load_image_encoder
+    from training.publish import export_diffusers, export_original
+
+    pixels = load_autoencoder(autoencoder) if autoencoder else None
+    if to is Layout.original:
+        export_original(run, out, pixels)
+        made = "safetensors"
+    else:
+        seen = load_image_encoder(image_encoder) if image_encoder else None
+        made = export_diffusers(run, out, pixels, seen)
+    console.emit({"path": str(out), "made": made}, json, lambda: print(f"{out}: {made}"))
+
+
+def import_weights(
+    source: Annotated[
+        Path, typer.Argument(metavar="SOURCE", help="A folder of diffusers, or a file in Stability's layout.")
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder, which then counts as a run.")],
+    network: Annotated[
+        str | None, typer.Option(help="Which network a file is of, as `cutroom networks` names them.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Make weights of others a run that `train --init-from` and `sample --run` take."""
+    from dataclasses import asdict
+
+    from training.publish import import_weights as run_import
+
+    config = run_import(source, out, network)
+    console.emit({"path": str(out), "network": asdict(config)}, json, lambda: print(f"{out}: {config}"))
+
+
+COMMANDS = (export, import_weights)

@@ -1,0 +1,103 @@
+"""The shape of a UNet as diffusers writes it in config.json, there and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from models.networks import NETWORKS
+from models.video_unet import VideoUNetConfig
+from warehouse.errors import WeightsError
+
+IMAGES, VIDEO = "UNet2DConditionModel", "UNetSpatioTemporalConditionModel"
+_GROUPS = 32  # of every group norm in diffusers' classes
+
+
+def to_diffusers(config: VideoUNetConfig) -> tuple[str, dict[str, Any]]:
+    """The class and the arguments of diffusers' network with these weights.
+
+    diffusers' video ResBlocks have an epsilon of 1e-6 where the authors and we have 1e-5; no argument changes it.
+    Raises WeightsError where diffusers has no such network.
+    """
+    kind = VIDEO if config.temporal else IMAGES
+    _refuse(kind, _unlike(config))
+    suffix = "SpatioTemporal" if config.temporal else "2D"
+    down = [f"{'CrossAttn' if attends else ''}DownBlock{suffix}" for attends in config.attention]
+    up = [f"{'CrossAttn' if attends else ''}UpBlock{suffix}" for attends in reversed(config.attention)]
+    widths = [config.width * multiplier for multiplier in config.multipliers]
+    heads = [width // config.head_dim for width in widths]
+    settings: dict[str, Any] = {
+        "in_channels": config.latent_channels + config.condition_channels,
+        "out_channels": config.latent_channels,
+        "down_block_types": down,
+        "up_block_types": up,
+        "block_out_channels": widths,
+        "layers_per_block": config.blocks,
+        "cross_attention_dim": config.text_dim,
+    }
+    if config.temporal:
+        numbers = {"projection_class_embeddings_input_dim": config.num_numbers * config.number_dim}
+        return kind, settings | numbers | {
+            "addition_time_embed_dim": config.number_dim,
+            "num_attention_heads": heads,
+        }
+    # In this class the number of heads goes by the name of their size.
+    return kind, settings | {"attention_head_dim": heads, "use_linear_projection": True}
+
+
+def from_diffusers(settings: Mapping[str, Any]) -> VideoUNetConfig:
+    """The shape that a config.json tells.
+
+    Raises WeightsError where it is of another class, or tells what no network here has.
+    """
+    kind = settings.get("_class_name")
+    if kind not in (IMAGES, VIDEO):
+        raise WeightsError(f"config.json is of a {kind}: expected {IMAGES} or {VIDEO}")
+    temporal = kind == VIDEO
+    widths = settings["block_out_channels"]
+    heads = settings["num_attention_heads" if temporal else "attention_head_dim"]
+    heads = [heads] * len(widths) if isinstance(heads, int) else heads
+    number_dim = settings["addition_time_embed_dim"] if temporal else 256
+    config = replace(
+        NETWORKS["svd-t2v" if temporal else "sd21"].config,
+        latent_channels=settings["out_channels"],
+        condition_channels=settings["in_channels"] - settings["out_channels"],
+        width=widths[0],
+        multipliers=tuple(width // widths[0] for width in widths),
+        blocks=settings["layers_per_block"],
+        attention=tuple(name.startswith("CrossAttn") for name in settings["down_block_types"]),
+        head_dim=widths[0] // heads[0],
+        text_dim=settings["cross_attention_dim"],
+        num_numbers=settings["projection_class_embeddings_input_dim"] // number_dim if temporal else 0,
+        number_dim=number_dim,
+        group_channels=max(1, min(8, widths[0] // _GROUPS)),
+    )
+    _, again = to_diffusers(config)
+    told = {name: settings.get(name) for name in again}
+    _refuse(kind, [f"{n} {told[n]!r}" for n in again if _plain(told[n]) != _plain(again[n])])
+    return config
+
+
+def _unlike(config: VideoUNetConfig) -> list[str]:
+    """Settings that diffusers' class has no place for."""
+    smallest = min(32, config.width // config.group_channels)
+    checks = {
+        f"group norms of {smallest} groups (it has {_GROUPS})": smallest != _GROUPS,
+        "pooled_text": config.pooled_text,
+        "text_mask": config.text_mask,
+        "no numbers": config.temporal and not config.num_numbers,
+        "numbers": not config.temporal and config.num_numbers > 0,
+        f"head_dim {config.head_dim}, which does not divide the widths": bool(config.width % config.head_dim),
+        f"norm_eps {config.norm_eps}": config.norm_eps != 1e-5,
+    }
+    return [what for what, holds in checks.items() if holds]
+
+
+def _refuse(kind: str, unlike: list[str]) -> None:
+    if unlike:
+        raise WeightsError(f"diffusers' {kind} and our networks differ in {', '.join(unlike)}")
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

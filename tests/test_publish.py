@@ -1,0 +1,175 @@
+"""Weights go to diffusers and to Stability's layout and come back, and diffusers samples what we trained."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import EulerDiscreteScheduler, StableVideoDiffusionPipeline, UNet2DConditionModel
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+from models.autoencoder import load_autoencoder
+from models.conditioning import Conditioning
+from models.edm import SVD, karras_sigmas
+from models.image_encoder import load_image_encoder
+from models.networks import NETWORKS
+from models.samplers import SAMPLERS
+from models.unet_config import from_diffusers, to_diffusers
+from models.video_unet import VideoUNet, VideoUNetConfig
+from training.checkpoints import WEIGHTS, Weights, load_weights, save_weights
+from training.publish import export_diffusers, export_original, import_weights
+from warehouse.errors import WeightsError
+
+# diffusers' scheduler hands tensors to numpy in a way that numpy 2 warns of.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")
+
+SMALL = {"width": 32, "multipliers": (1, 2), "attention": (True, False), "group_channels": 1}
+IMAGES = replace(NETWORKS["sd21"].config, **SMALL, head_dim=8, text_dim=24)
+VIDEO = replace(NETWORKS["svd-i2v"].config, **SMALL, head_dim=8, text_dim=24, number_dim=32)
+
+
+def save_run(folder: Path, config: VideoUNetConfig) -> dict[str, torch.Tensor]:
+    torch.manual_seed(0)
+    network = VideoUNet(config)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            spread = 0.3 if parameter.ndim < 2 else 0.7 * parameter[0].numel() ** -0.5
+            parameter += spread * torch.randn(parameter.shape)
+    tensors = dict(network.state_dict())
+    save_weights(folder / WEIGHTS, Weights(config, tensors, torch.zeros(255), {}))
+    return tensors
+
+
+def save_image_encoder(folder: Path) -> str:
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = CLIPVisionConfig(**sizes, image_size=224, patch_size=56, projection_dim=24)
+    CLIPVisionModelWithProjection(config).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    "name", [n for n, named in NETWORKS.items() if isinstance(named.config, VideoUNetConfig)]
+)
+def test_published_shapes_are_told_and_read_back(name: str) -> None:
+    config = NETWORKS[name].config
+    if config.temporal and not config.num_numbers:
+        with pytest.raises(WeightsError, match="differ in no numbers"):
+            to_diffusers(config)
+        return
+    kind, settings = to_diffusers(config)
+    assert from_diffusers({"_class_name": kind, **settings}) == config
+
+
+@torch.no_grad()
+def test_diffusers_pipeline_samples_a_run_as_we_do(tmp_path: Path) -> None:
+    save_run(tmp_path / "run", VIDEO)
+    autoencoder = load_autoencoder("embedded")
+    encoder = load_image_encoder(save_image_encoder(tmp_path / "clip"))
+    assert (
+        export_diffusers(tmp_path / "run", tmp_path / "out", autoencoder, encoder)
+        == "StableVideoDiffusionPipeline"
+    )
+    pipeline = StableVideoDiffusionPipeline.from_pretrained(tmp_path / "out")
+    pipeline.set_progress_bar_config(disable=True)
+    for name, module in pipeline.unet.named_modules():
+        if isinstance(module, nn.GroupNorm) and "res_block" in name:
+            module.eps = 1e-5  # diffusers has 1e-6 there
+    picture = np.random.default_rng(1).integers(0, 256, (64, 96, 3), np.uint8)
+    noise_BTCHW = torch.randn(1, 3, 4, 8, 12, generator=torch.Generator().manual_seed(2))
+    theirs = pipeline(
+        Image.fromarray(picture),
+        height=64,
+        width=96,
+        num_frames=3,
+        num_inference_steps=5,
+        min_guidance_scale=1.0,
+        max_guidance_scale=1.0,
+        fps=8,
+        motion_bucket_id=100,
+        noise_aug_strength=0.0,
+        latents=noise_BTCHW,
+        output_type="latent",
+    ).frames
+
+    x_BCHW = torch.from_numpy(picture).movedim(-1, 0)[None] / 127.5 - 1
+    told = Conditioning(
+        encoder.encode(x_BCHW),
+        torch.ones(1, 1, dtype=torch.bool),
+        torch.tensor([[7.0, 100.0, 0.0]]),  # the pipeline tells one frame a second less than it is told
+        frames_BCTHW=autoencoder.encode(x_BCHW[:, None]).movedim(1, 2).expand(-1, -1, 3, -1, -1),
+    )
+    network = load_weights(tmp_path / "run").network()
+
+    def denoise(x_BCTHW: torch.Tensor, sigma: float) -> torch.Tensor:
+        return SVD.denoise(network, x_BCTHW, torch.tensor([sigma]), told)
+
+    first = noise_BTCHW.movedim(1, 2) * (700.0**2 + 1) ** 0.5
+    ours = SAMPLERS["euler"](denoise, first, karras_sigmas(5), torch.randn_like)
+    torch.testing.assert_close(ours.movedim(1, 2), theirs, atol=2e-4 * float(theirs.std()), rtol=0)
+
+
+def test_the_parts_stand_alone_where_diffusers_has_no_pipeline(tmp_path: Path) -> None:
+    tensors = save_run(tmp_path / "run", IMAGES)
+    assert export_diffusers(tmp_path / "run", tmp_path / "out") == "UNet2DConditionModel"
+    unet = UNet2DConditionModel.from_pretrained(tmp_path / "out" / "unet")
+    assert sum(p.numel() for p in unet.parameters()) == sum(v.numel() for v in tensors.values())
+    scheduler = EulerDiscreteScheduler.from_pretrained(tmp_path / "out" / "scheduler")
+    scheduler.set_timesteps(25)
+    torch.testing.assert_close(scheduler.sigmas[:-1], karras_sigmas(25, 0.002, 700.0)[:25].float())
+    with pytest.raises(WeightsError, match="not empty"):
+        export_diffusers(tmp_path / "run", tmp_path / "out")
+
+
+@pytest.mark.parametrize("config", [IMAGES, VIDEO], ids=["images", "video"])
+def test_a_folder_of_diffusers_comes_back_as_it_was(tmp_path: Path, config: VideoUNetConfig) -> None:
+    tensors = save_run(tmp_path / "run", config)
+    export_diffusers(tmp_path / "run", tmp_path / "out", load_autoencoder("embedded"))
+    assert import_weights(tmp_path / "out", tmp_path / "back") == config
+    again = load_weights(tmp_path / "back")
+    assert again.tensors.keys() == tensors.keys()
+    assert all(torch.equal(again.tensors[name], value) for name, value in tensors.items())
+    with pytest.raises(WeightsError, match="has weights already"):
+        import_weights(tmp_path / "out", tmp_path / "back")
+
+
+def test_an_original_file_comes_back_and_holds_the_autoencoder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tensors = save_run(tmp_path / "run", VIDEO)
+    named = replace(NETWORKS["svd-i2v"], config=VIDEO)
+    monkeypatch.setitem(NETWORKS, "svd-i2v", named)
+    whole = export_original(tmp_path / "run", tmp_path / "whole.safetensors", load_autoencoder("embedded"))
+    assert {name.split(".")[0] for name in load_file(whole)} == {"model", "first_stage_model"}
+    import_weights(whole, tmp_path / "back", "svd-i2v")
+    again = load_weights(tmp_path / "back").tensors
+    assert all(torch.equal(again[name], value) for name, value in tensors.items())
+    torch.save({"state_dict": load_file(whole)}, tmp_path / "whole.ckpt")
+    import_weights(tmp_path / "whole.ckpt", tmp_path / "more", "svd-i2v")
+    with pytest.raises(WeightsError, match="does not tell its network"):
+        import_weights(whole, tmp_path / "none")
+
+
+def test_what_does_not_fit_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_run(tmp_path / "demo", VideoUNetConfig())
+    with pytest.raises(WeightsError, match=r"group norms of 8 groups.*pooled_text, text_mask"):
+        export_diffusers(tmp_path / "demo", tmp_path / "out")
+    monkeypatch.setitem(NETWORKS, "sd21", replace(NETWORKS["sd21"], config=IMAGES))
+    save_run(tmp_path / "run", IMAGES)
+    whole = load_file(export_original(tmp_path / "run", tmp_path / "whole.safetensors"))
+    whole["model.diffusion_model.strange"] = torch.zeros(1)
+    save_file(whole, tmp_path / "strange.safetensors")
+    with pytest.raises(WeightsError, match=r"1 unexpected.*strange"):
+        import_weights(tmp_path / "strange.safetensors", tmp_path / "back", "sd21")
+    (tmp_path / "evil.ckpt").write_bytes(pickle.dumps({"x": Path("/")}, protocol=2))
+    with pytest.raises(WeightsError, match="holds more than tensors"):
+        import_weights(tmp_path / "evil.ckpt", tmp_path / "back", "sd21")
+    with pytest.raises(WeightsError, match=r"no config.json"):
+        import_weights(tmp_path / "demo", tmp_path / "back")
+    assert not (tmp_path / "back").exists()
