@@ -9,14 +9,16 @@ copies of one clip cost no more than one comparison each. Since the relation is 
 put first (a run that was stopped, footage that came later) and the verdicts come out the same.
 
 Comparisons are few because only clips of which two frames share a whole band of bits are compared at all: two frames
-that differ in up to two bits always do, and copies have at least one such pair (docs/log.md).
+that differ in up to two bits always do, and copies of many frames have at least one such pair (docs/log.md). Where one
+of the clips has few frames, single images among them, bands that differ in one bit count as shared: then frames that
+differ in up to five bits always meet.
 """
 
 from __future__ import annotations
 
 from array import array
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +28,11 @@ from numpy.typing import NDArray
 from curation.annotators.fingerprints import COLOUR_PX
 from curation.perceptual_hash import BAND_BITS, BANDS, BITS, bands, distances, turned
 from warehouse.errors import SettingsError
+
+FEW_FRAMES = 3
+"""A clip of at most as many frames has too few to trust that one of them comes out of an encoder as it went in."""
+
+_FLIPS = np.array([0, *(1 << bit for bit in range(BAND_BITS))], np.uint64)
 
 REASON = "near_duplicate"
 """What a verdict says of a clip that falls."""
@@ -134,38 +141,72 @@ class _Index:
     def __init__(self, max_bits: int) -> None:
         self._max_bits = max_bits
         self._clips: list[Fingerprint] = []
-        self._hashes, self._owners = array("Q"), array("L")
-        self._by_key: defaultdict[int, list[int]] = defaultdict(list)
+        self._short, self._long = _Frames(), _Frames()
 
     def add(self, clip: Fingerprint) -> None:
-        hashes = np.unique(clip.hashes_N)
-        for number, keys in enumerate(_keys(hashes).tolist(), start=len(self._hashes)):
-            for key in keys:
-                self._by_key[key].append(number)
-        self._hashes.extend(hashes.tolist())
-        self._owners.extend([len(self._clips)] * len(hashes))
+        frames = self._short if _is_short(clip) else self._long
+        frames.add(np.unique(clip.hashes_N), len(self._clips))
         self._clips.append(clip)
 
     def candidates(self, clip: Fingerprint) -> list[Fingerprint]:
-        """Kept clips of other videos that have a frame which shares a band with one of the clip's, and is near it."""
+        """Kept clips of other videos that have a frame which shares a band with one of the clip's, and is near it.
+
+        Where either of the two is short, bands that differ in one bit are shared too.
+        """
         asked = np.unique(clip.turned_4N)
+        short = self._short.owners(asked, _flipped_keys, self._max_bits)
+        long = self._long.owners(asked, _flipped_keys if _is_short(clip) else _keys, self._max_bits)
+        return [c for c in (self._clips[n] for n in sorted(short | long)) if c.video_id != clip.video_id]
+
+
+class _Frames:
+    """Hashes of frames, found by their bands; each with the number of its clip."""
+
+    def __init__(self) -> None:
+        self._hashes, self._owners = array("Q"), array("L")
+        self._by_key: defaultdict[int, list[int]] = defaultdict(list)
+
+    def add(self, hashes_N: NDArray[np.uint64], owner: int) -> None:
+        for number, keys in enumerate(_keys(hashes_N).tolist(), start=len(self._hashes)):
+            for key in keys:
+                self._by_key[key].append(number)
+        self._hashes.extend(hashes_N.tolist())
+        self._owners.extend([owner] * len(hashes_N))
+
+    def owners(
+        self,
+        asked_N: NDArray[np.uint64],
+        keys: Callable[[NDArray[np.uint64]], NDArray[np.uint64]],
+        max_bits: int,
+    ) -> set[int]:
+        """Clips with a frame under one of the keys of a hash that is asked for, at most so many bits from it."""
+        if not self._hashes:
+            return set()
         numbers: list[int] = []
         counts = []
-        for keys in _keys(asked).tolist():
+        for of_hash in keys(asked_N).tolist():
             before = len(numbers)
-            for key in keys:
+            for key in of_hash:
                 numbers += self._by_key.get(key, ())
             counts.append(len(numbers) - before)
         met = np.array(numbers, np.int64)
-        bits = np.bitwise_count(np.repeat(asked, counts) ^ np.frombuffer(self._hashes, np.uint64)[met])
-        owners = np.unique(np.frombuffer(self._owners, np.uint64)[met[bits <= self._max_bits]]).tolist()
-        return [c for c in (self._clips[n] for n in owners) if c.video_id != clip.video_id]
+        bits = np.bitwise_count(np.repeat(asked_N, counts) ^ np.frombuffer(self._hashes, np.uint64)[met])
+        return set(np.frombuffer(self._owners, np.uint64)[met[bits <= max_bits]].tolist())
+
+
+def _is_short(clip: Fingerprint) -> bool:
+    return len(clip.hashes_N) <= FEW_FRAMES
 
 
 def _keys(hashes_N: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """[N, 3]: values of the bands, told apart by the band's number above their bits."""
     names = np.arange(BANDS, dtype=np.uint64) << np.uint64(BAND_BITS)
     return bands(hashes_N).T | names
+
+
+def _flipped_keys(hashes_N: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """[N, 66]: the same, and with each bit of a band flipped."""
+    return (_keys(hashes_N)[:, :, None] ^ _FLIPS).reshape(len(hashes_N), -1)
 
 
 def ranked(rows: Sequence[dict[str, Any]]) -> list[Fingerprint]:

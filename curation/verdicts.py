@@ -48,7 +48,7 @@ def select_step(config: SelectionConfig) -> Step:
     """The step that fills `verdicts`; it reads the tables of what it filters and compares by."""
     scores = [s.table for s in score_columns(config).values()]
     tables = dict.fromkeys(["clips", *scores, *(_COMPARED if config.duplicates.drop else ())])
-    return Step("select", 2, tuple(tables), ("verdicts",), asdict(config))
+    return Step("select", 3, tuple(tables), ("verdicts",), asdict(config))
 
 
 def gather_scores(ledger: Ledger, shard: str | None, scores: Mapping[str, Score]) -> pl.DataFrame:
