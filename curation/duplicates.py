@@ -1,7 +1,10 @@
-"""Near-duplicates: clips that show the same footage, encoded, scaled, stretched or turned anew.
+"""Near-duplicates: clips that show the same footage, encoded, scaled, stretched, turned or mirrored anew.
 
 Two clips are near-duplicates if most frames of the one with fewer frames look like some frame of the other. Clips of
 one video never are: where the camera stands still, two stretches of a video are as alike as two encodings of one.
+
+Where a selection asks for it, clips whose embeddings are near are near-duplicates too (SemDeDup, Abbas et al. 2023):
+crops and other grading, which no hash of signs survives. How near is for the model to tell.
 
 Of near-duplicates the best is kept. Clips are taken best first, and each is compared with those kept so far alone: who
 looks like one of them falls, so that every clip that falls really resembles the clip that is named for it, and many
@@ -18,15 +21,16 @@ from __future__ import annotations
 
 from array import array
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from curation.annotators.fingerprints import COLOUR_PX
-from curation.perceptual_hash import BAND_BITS, BANDS, BITS, bands, distances, turned
+from curation.embedding_index import EmbeddingIndex
+from curation.perceptual_hash import BAND_BITS, BANDS, BITS, bands, distances, mirrored, turned
 from warehouse.errors import SettingsError
 
 FEW_FRAMES = 3
@@ -51,13 +55,25 @@ class DuplicateConfig:
     """Largest mean difference (0..255) of the colours of two frames that look alike."""
     min_share: float = 0.6
     """Share of the frames of the clip with fewer frames that the other must show too, above 0 to 1."""
+    min_cosine: float | None = None
+    """Clips are near-duplicates too whose first, middle and last frames' embeddings have at least this mean cosine,
+    above 0 to 1; none compares no embeddings."""
 
     def __post_init__(self) -> None:
+        if self.min_cosine is not None and not 0 < self.min_cosine <= 1:
+            raise SettingsError(
+                f"duplicates: min_cosine is {self.min_cosine}; expected above 0 to 1, or none to compare hashes alone"
+            )
         if not 0 <= self.max_bits <= BITS // 2 or not 0 < self.min_share <= 1:
             raise SettingsError(
                 f"duplicates: max_bits is {self.max_bits} and min_share {self.min_share}; expected 0 to {BITS // 2} "
                 f"(half of all bits differ between unrelated pictures) and above 0 to 1"
             )
+
+    @property
+    def compares_embeddings(self) -> bool:
+        """Whether near-duplicates are found by their embeddings too."""
+        return self.drop and self.min_cosine is not None
 
 
 @dataclass(frozen=True)
@@ -69,6 +85,9 @@ class Fingerprint:
     rank: tuple[Any, ...]
     hashes_N: NDArray[np.uint64]
     colours: bytes
+    embedding: NDArray[np.float32] | None = None
+    """Embeddings of the first, middle and last frame one after the other, of length 1 as a whole: the product of two
+    clips' is the mean cosine of their frames."""
 
     @property
     def colours_N883(self) -> NDArray[np.int16]:
@@ -76,57 +95,97 @@ class Fingerprint:
         return np.frombuffer(self.colours, np.uint8).reshape(-1, COLOUR_PX, COLOUR_PX, 3).astype(np.int16)
 
     @property
-    def turned_4N(self) -> NDArray[np.uint64]:
-        """Hashes of the frames turned by 0 to 3 quarters."""
-        return turned(self.hashes_N)
+    def views_8N(self) -> NDArray[np.uint64]:
+        """Hashes of the frames turned by 0 to 3 quarters, then of their mirror images turned so."""
+        return np.concatenate([turned(self.hashes_N), turned(mirrored(self.hashes_N))])
+
+    def seen_N883(self, view: int) -> NDArray[np.int16]:
+        """Colours of the frames as one of the eight views has them."""
+        colours_N883 = self.colours_N883[:, :, ::-1] if view >= 4 else self.colours_N883
+        return np.rot90(colours_N883, view % 4, axes=(1, 2))
+
+
+@dataclass(frozen=True)
+class Duplicate:
+    """Why a clip falls."""
+
+    of: str
+    """The clip that is kept in its place."""
+    by: Literal["hash", "embedding"]
+    """What the two have in common; the hash where both."""
 
 
 def near_duplicates(
     clips: Iterable[Fingerprint], config: DuplicateConfig, kept: Collection[str] = ()
-) -> dict[str, str]:
-    """The clip that is kept instead, by the id of each clip that falls. The order of `clips` does not matter.
+) -> dict[str, Duplicate]:
+    """What each clip that falls is a copy of, by its id. The order of `clips` does not matter.
 
     Args:
         kept: clips that stay whatever they resemble, because a verdict has been passed on them.
     """
-    instead: dict[str, str] = {}
-    index = _Index(config.max_bits)
+    fallen: dict[str, Duplicate] = {}
+    index = _Kept(config)
     for clip in sorted(clips, key=lambda c: (c.clip_id not in kept, c.rank)):
-        found = None if clip.clip_id in kept else _nearest(clip, index.candidates(clip), config)
+        found = None if clip.clip_id in kept else index.nearest(clip)
         if found is None:
             index.add(clip)
         else:
-            instead[clip.clip_id] = found.clip_id
-    return instead
+            fallen[clip.clip_id] = found
+    return fallen
 
 
-def _nearest(
-    clip: Fingerprint, candidates: Iterable[Fingerprint], config: DuplicateConfig
-) -> Fingerprint | None:
-    """The near-duplicate among candidates: a better one rather than one that an earlier verdict kept, then the nearest."""
-    found = []
-    for other in candidates:
-        if (bits := likeness(clip, other, config)) is not None:
-            found.append((other.rank > clip.rank, bits, other.rank, other))
-    return min(found, key=lambda f: f[:3])[3] if found else None
+class _Kept:
+    """The clips kept so far, found by hash and, where it is asked for, by embedding."""
+
+    def __init__(self, config: DuplicateConfig) -> None:
+        self._config = config
+        self._by_hash = _Index(config.max_bits)
+        self._by_embedding = None if config.min_cosine is None else EmbeddingIndex(config.min_cosine)
+        self._embedded: list[Fingerprint] = []
+
+    def add(self, clip: Fingerprint) -> None:
+        self._by_hash.add(clip)
+        if self._by_embedding is not None and clip.embedding is not None:
+            self._by_embedding.add(clip.embedding)
+            self._embedded.append(clip)
+
+    def nearest(self, clip: Fingerprint) -> Duplicate | None:
+        """A better clip rather than one that an earlier verdict kept, by hash rather than by embedding, the nearest."""
+        found = [*self._alike(clip), *self._near(clip)]
+        if not found:
+            return None
+        by, _, other = min(found, key=lambda f: (f[2].rank > clip.rank, f[0] != "hash", f[1], f[2].rank))
+        return Duplicate(other.clip_id, by)
+
+    def _alike(self, clip: Fingerprint) -> Iterator[tuple[Literal["hash"], float, Fingerprint]]:
+        for other in self._by_hash.candidates(clip):
+            if (bits := likeness(clip, other, self._config)) is not None:
+                yield "hash", bits, other
+
+    def _near(self, clip: Fingerprint) -> Iterator[tuple[Literal["embedding"], float, Fingerprint]]:
+        if self._by_embedding is None or clip.embedding is None:
+            return
+        for number, cosine in self._by_embedding.near(clip.embedding):
+            other = self._embedded[number]
+            if other.video_id != clip.video_id:
+                yield "embedding", -cosine, other
 
 
 def likeness(a: Fingerprint, b: Fingerprint, config: DuplicateConfig) -> float | None:
-    """Mean bits between the frames that the clips share, in the turn that brings them nearest; None if too few."""
-    shares = [_shared(hashes_N, turn, a, b, config) for turn, hashes_N in enumerate(a.turned_4N)]
+    """Mean bits between the frames that the clips share, in the view that brings them nearest; None if too few."""
+    shares = [_shared(hashes_N, view, a, b, config) for view, hashes_N in enumerate(a.views_8N)]
     return min((bits for bits in shares if bits is not None), default=None)
 
 
 def _shared(
-    hashes_N: NDArray[np.uint64], turn: int, a: Fingerprint, b: Fingerprint, config: DuplicateConfig
+    hashes_N: NDArray[np.uint64], view: int, a: Fingerprint, b: Fingerprint, config: DuplicateConfig
 ) -> float | None:
-    """Mean bits between shared frames if `a` is turned by so many quarters; None if they are too few."""
+    """Mean bits between shared frames if `a` is seen in one of its views; None if they are too few."""
     bits_NM = distances(hashes_N, b.hashes_N)
     near_NM = bits_NM <= config.max_bits
     if not near_NM.any():
         return None
-    seen_N883 = np.rot90(a.colours_N883, turn, axes=(1, 2))
-    colour_NM = np.abs(seen_N883[:, None] - b.colours_N883[None]).mean(axis=(2, 3, 4))
+    colour_NM = np.abs(a.seen_N883(view)[:, None] - b.colours_N883[None]).mean(axis=(2, 3, 4))
     like_NM = near_NM & (colour_NM <= config.max_colour)
     # With equally many frames each must be found in the other, or the answer would depend on who asks.
     axes = [axis for axis in (0, 1) if like_NM.shape[1 - axis] == min(like_NM.shape)]
@@ -153,7 +212,7 @@ class _Index:
 
         Where either of the two is short, bands that differ in one bit are shared too.
         """
-        asked = np.unique(clip.turned_4N)
+        asked = np.unique(clip.views_8N)
         short = self._short.owners(asked, _flipped_keys, self._max_bits)
         long = self._long.owners(asked, _flipped_keys if _is_short(clip) else _keys, self._max_bits)
         return [c for c in (self._clips[n] for n in sorted(short | long)) if c.video_id != clip.video_id]
@@ -210,7 +269,10 @@ def _flipped_keys(hashes_N: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def ranked(rows: Sequence[dict[str, Any]]) -> list[Fingerprint]:
-    """Fingerprints from rows with clip_id, video_id, duration_s, width, height, sharpness, hashes and colours."""
+    """Fingerprints from rows with clip_id, video_id, duration_s, width, height, sharpness, hashes and colours.
+
+    A row may have `first`, `middle` and `last` too: its frames' embeddings of length 1.
+    """
     return [
         Fingerprint(
             row["clip_id"],
@@ -223,6 +285,13 @@ def ranked(rows: Sequence[dict[str, Any]]) -> list[Fingerprint]:
             ),
             np.array(row["hashes"], np.uint64),
             row["colours"],
+            _side_by_side(row) if row.get("first") else None,
         )
         for row in rows
     ]
+
+
+def _side_by_side(row: Mapping[str, Any]) -> NDArray[np.float32]:
+    """Three vectors of length 1 as one."""
+    frames_3D = np.array([row[frame] for frame in ("first", "middle", "last")], np.float32)
+    return frames_3D.reshape(-1) / np.float32(np.sqrt(3))

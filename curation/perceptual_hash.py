@@ -3,7 +3,8 @@
 The picture is squeezed to a 32 px square, and the signs of the 63 lowest frequencies of its cosine transform (8 x 8
 without the mean) are its bits, after Zauner, "Implementation and benchmarking of perceptual image hash functions" (2010),
 with zero in place of the median. With zero, turning the picture by a quarter only swaps the two directions and flips
-the odd frequencies of one, so the hash of a turned picture follows from the hash alone.
+the odd frequencies of one, and a mirror image only has the odd frequencies across flipped, so the hash of a turned or
+mirrored picture follows from the hash alone.
 
 Bits are ordered in three bands of 21, each closed under that swap: the bits of a band stay in it however the picture
 is turned. By the pigeonhole principle, hashes that differ in up to two bits share a band.
@@ -57,6 +58,11 @@ def turned(hashes_N: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return np.stack(
         [_pack(b) for b in (bits, swapped ^ odd_down, bits ^ odd_down ^ odd_across, swapped ^ odd_across)]
     )
+
+
+def mirrored(hashes_N: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """[N]: hashes of the same pictures with left and right exchanged."""
+    return hashes_N ^ _pack(_ACROSS % 2 == 1)
 
 
 def distances(a_N: NDArray[np.uint64], b_M: NDArray[np.uint64]) -> NDArray[np.uint8]:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import polars as pl
 
-from curation.duplicates import REASON, DuplicateConfig
+from curation.duplicates import REASON, Duplicate, DuplicateConfig
 from warehouse.errors import SettingsError
 
 
@@ -140,12 +140,12 @@ def passes(threshold: Threshold) -> pl.Expr:
 
 
 def judge(
-    thresholds: Sequence[Threshold], scores: pl.DataFrame, instead: Mapping[str, str] | None = None
+    thresholds: Sequence[Threshold], scores: pl.DataFrame, copies: Mapping[str, Duplicate] | None = None
 ) -> pl.DataFrame:
-    """Columns clip_id, kept, rejected_by, failed_filters, near_duplicate_of, in the rows' order.
+    """Columns clip_id, kept, rejected_by, failed_filters, near_duplicate_of, near_duplicate_by, in the rows' order.
 
     Args:
-        instead: the clip that is kept in place of a near-duplicate, by the id of the latter.
+        copies: what a near-duplicate is a copy of, by its id.
     """
     failures = [
         pl.when(pl.col(t.score).is_null())
@@ -154,17 +154,26 @@ def judge(
         .then(pl.lit(t.score))
         for t in thresholds
     ]
-    kept_clip = pl.col("clip_id").replace_strict(instead or {}, default=None, return_dtype=pl.String)
+    found = copies or {}
+    kept_clip = _looked_up({clip: copy.of for clip, copy in found.items()})
+    by = _looked_up({clip: copy.by for clip, copy in found.items()})
     failures.append(pl.when(kept_clip.is_not_null()).then(pl.lit(REASON)))
     listed = pl.concat_list(failures).list.drop_nulls()
-    judged = scores.select("clip_id", failed_filters=listed, near_duplicate_of=kept_clip)
+    judged = scores.select(
+        "clip_id", failed_filters=listed, near_duplicate_of=kept_clip, near_duplicate_by=by
+    )
     return judged.select(
         "clip_id",
         (pl.col("failed_filters").list.len() == 0).alias("kept"),
         pl.col("failed_filters").list.first().alias("rejected_by"),
         "failed_filters",
         "near_duplicate_of",
+        "near_duplicate_by",
     )
+
+
+def _looked_up(by_clip: Mapping[str, str]) -> pl.Expr:
+    return pl.col("clip_id").replace_strict(by_clip, default=None, return_dtype=pl.String)
 
 
 def funnel(thresholds: Sequence[Threshold], scores: pl.DataFrame) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import polars as pl
 
+from curation.annotators.aesthetics import FRAMES
 from curation.duplicates import DuplicateConfig, Fingerprint, near_duplicates, ranked
 from curation.selection import (
     Filter,
@@ -47,7 +48,9 @@ class Selected:
 def select_step(config: SelectionConfig) -> Step:
     """The step that fills `verdicts`; it reads the tables of what it filters and compares by."""
     scores = [s.table for s in score_columns(config).values()]
-    tables = dict.fromkeys(["clips", *scores, *(_COMPARED if config.duplicates.drop else ())])
+    compared = _COMPARED if config.duplicates.drop else ()
+    embedded = ("embeddings",) if config.duplicates.compares_embeddings else ()
+    tables = dict.fromkeys(["clips", *scores, *compared, *embedded])
     return Step("select", 3, tuple(tables), ("verdicts",), asdict(config))
 
 
@@ -70,7 +73,8 @@ def select(ledger: Ledger, config: SelectionConfig, *, run_id: str) -> Selected:
     Near-duplicates are compared over all shards, so one run at a time judges.
 
     Raises:
-        SettingsError: a filter uses a score of embedded models on footage that they do not know.
+        SettingsError: a filter uses a score of embedded models on footage that they do not know, or near-duplicates are
+            found by their embeddings.
         WarehouseError: another run has been judging for ten minutes.
     """
     _check_validity(ledger, config)
@@ -117,7 +121,7 @@ def _judge_pending(
     if config.duplicates.drop:
         settled = ledger.read_all("verdicts", ["clip_id", "kept"]).filter("kept")["clip_id"]
         passing = verdicts.filter("kept")["clip_id"]
-        prints = _fingerprints(ledger, {*settled, *passing})
+        prints = _fingerprints(ledger, {*settled, *passing}, config.duplicates)
         verdicts = judge(thresholds, rows, near_duplicates(prints, config.duplicates, frozenset(settled)))
     for shard, ids in pending.items():
         if ids:
@@ -125,8 +129,8 @@ def _judge_pending(
             ledger.commit(step, shard, {"verdicts": own.to_batches()}, run_id=run_id)
 
 
-def _fingerprints(ledger: Ledger, clip_ids: set[str]) -> Iterator[Fingerprint]:
-    """Fingerprints of those clips that have one, with what ranks them."""
+def _fingerprints(ledger: Ledger, clip_ids: set[str], config: DuplicateConfig) -> Iterator[Fingerprint]:
+    """Fingerprints of those clips that have one, with what ranks them, and with embeddings where they are compared."""
     for shard in ledger.shards():
         clips = ledger.read("clips", shard, ["clip_id", "video_id", "duration_s"])
         clips = clips.filter(pl.col("clip_id").is_in(clip_ids))
@@ -134,7 +138,11 @@ def _fingerprints(ledger: Ledger, clip_ids: set[str]) -> Iterator[Fingerprint]:
         sharpness = ledger.read("sharpness", shard, ["clip_id", "score"]).rename({"score": "sharpness"})
         prints = ledger.read("fingerprints", shard, ["clip_id", "hashes", "colours"]).drop_nulls()
         rows = clips.join(videos, on="video_id").join(sharpness, on="clip_id", how="left")
-        yield from ranked(rows.join(prints, on="clip_id").to_dicts())
+        rows = rows.join(prints, on="clip_id")
+        if config.compares_embeddings:
+            embedded = ledger.read("embeddings", shard, ["clip_id", *FRAMES]).drop_nulls()
+            rows = rows.join(embedded, on="clip_id", how="left")
+        yield from ranked(rows.to_dicts())
 
 
 def _cast(table: Any) -> Any:
@@ -177,14 +185,18 @@ def current(ledger: Ledger) -> tuple[SelectionConfig, list[Threshold]]:
 
 
 def _check_validity(ledger: Ledger, config: SelectionConfig) -> None:
-    """Scores of embedded models are refused unless the footage is known to be what they were trained on."""
-    for name, score in score_columns(config).items():
-        if score.embedded_is_valid or config.trust_embedded:
+    """What embedded models say is refused unless the footage is known to be what they were trained on."""
+    scores = score_columns(config).items()
+    doubtful = {f"filter {name}": score.table for name, score in scores if not score.embedded_is_valid}
+    if config.duplicates.compares_embeddings:
+        doubtful["duplicates.min_cosine"] = "embeddings"
+    for name, table in doubtful.items():
+        if config.trust_embedded:
             continue
-        models = set(ledger.read_all(score.table, ["model"])["model"].drop_nulls())
+        models = set(ledger.read_all(table, ["model"])["model"].drop_nulls())
         if "embedded" in models:
             raise SettingsError(
-                f"filter {name}: its scores come from the embedded model, which knows the sample reel alone and means "
-                "nothing on other footage; choose published weights (profile = 'published'), drop the filter, or set "
+                f"{name}: table {table} comes from the embedded model, which knows the sample reel alone and means "
+                "nothing on other footage; choose published weights (profile = 'published'), drop the setting, or set "
                 "selection.trust_embedded if this footage is the sample reel"
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -21,7 +21,7 @@ from curation.annotators.fingerprints import FingerprintsAnnotator, Fingerprints
 from curation.clips import ClipConfig, spans
 from curation.cuts import CutConfig, merge_cuts
 from curation.duplicates import DuplicateConfig, Fingerprint, likeness, near_duplicates, ranked
-from curation.perceptual_hash import turned
+from curation.perceptual_hash import mirrored, turned
 from curation.scan import ScanConfig, scan_video
 from warehouse.errors import SettingsError
 
@@ -52,6 +52,15 @@ def fingerprint(
     return Fingerprint(f"{seed}.{place}", name, rank, hashes, (colours + colour).astype(np.uint8).tobytes())
 
 
+def copies_of(
+    clips: Iterable[Fingerprint], config: DuplicateConfig, kept: Collection[str] = ()
+) -> dict[str, str]:
+    """The clip that is kept instead, by the id of each that falls by its hash."""
+    found = near_duplicates(clips, config, kept)
+    assert all(copy.by == "hash" for copy in found.values())
+    return {clip_id: copy.of for clip_id, copy in found.items()}
+
+
 def part(clip: Fingerprint, frames: slice, place: int) -> Fingerprint:
     """Some frames of a clip, as a clip of another video."""
     colours = np.frombuffer(clip.colours, np.uint8).reshape(-1, 8, 8, 3)[frames].tobytes()
@@ -61,7 +70,7 @@ def part(clip: Fingerprint, frames: slice, place: int) -> Fingerprint:
 
 def test_the_best_is_kept_and_every_other_names_it() -> None:
     group = [fingerprint(0, place=place, flips=place) for place in range(3)]
-    assert near_duplicates([*group, fingerprint(1)], CONFIG) == {"0.1": "0.0", "0.2": "0.0"}
+    assert copies_of([*group, fingerprint(1)], CONFIG) == {"0.1": "0.0", "0.2": "0.0"}
 
 
 def test_bits_and_colours_must_both_be_near_and_clips_of_one_video_never_count() -> None:
@@ -72,14 +81,14 @@ def test_bits_and_colours_must_both_be_near_and_clips_of_one_video_never_count()
         (fingerprint(0, place=1, video=best.video_id), False),
         (fingerprint(1, place=1), False),
     ):
-        assert bool(near_duplicates([best, other], CONFIG)) is expected, other
+        assert bool(copies_of([best, other], CONFIG)) is expected, other
     assert likeness(best, fingerprint(0, place=1, flips=10), CONFIG) == 10
     assert likeness(best, fingerprint(0, place=1, flips=11), CONFIG) is None
 
 
 def test_three_fifths_of_the_shorter_clip_must_be_in_the_longer_one() -> None:
     long, stranger = fingerprint(0, frames=12), fingerprint(1, frames=12)
-    assert near_duplicates([long, part(long, slice(3, 8), 1)], CONFIG)
+    assert copies_of([long, part(long, slice(3, 8), 1)], CONFIG)
     for shared, expected in ((3, True), (2, False)):
         half = part(long, slice(0, shared), 1)
         rest = part(stranger, slice(0, 5 - shared), 1)
@@ -90,14 +99,19 @@ def test_three_fifths_of_the_shorter_clip_must_be_in_the_longer_one() -> None:
         assert likeness(mixed, long, CONFIG) == likeness(long, mixed, CONFIG)
 
 
-@pytest.mark.parametrize("quarters", [1, 2, 3])
-def test_a_turned_copy_is_found_if_its_colours_are_turned_alike(quarters: int) -> None:
+@pytest.mark.parametrize("mirror", [False, True])
+@pytest.mark.parametrize("quarters", [0, 1, 2, 3])
+def test_a_turned_or_mirrored_copy_is_found_if_its_colours_are_alike(quarters: int, mirror: bool) -> None:
     clip = fingerprint(0)
     colours = np.rot90(np.frombuffer(clip.colours, np.uint8).reshape(-1, 8, 8, 3), quarters, axes=(1, 2))
-    copy = Fingerprint("copy", "copy", (1,), turned(clip.hashes_N)[quarters], colours.tobytes())
-    assert near_duplicates([clip, copy], CONFIG) == {"copy": clip.clip_id}
-    askew = Fingerprint("askew", "askew", (1,), turned(clip.hashes_N)[quarters], clip.colours)
-    assert near_duplicates([clip, askew], CONFIG) == {}
+    hashes = turned(clip.hashes_N)[quarters]
+    if mirror:
+        hashes, colours = mirrored(hashes), colours[:, :, ::-1]
+    copy = Fingerprint("copy", "copy", (1,), hashes, colours.tobytes())
+    assert copies_of([clip, copy], CONFIG) == {"copy": clip.clip_id}
+    if mirror or quarters:
+        askew = Fingerprint("askew", "askew", (1,), hashes, clip.colours)
+        assert copies_of([clip, askew], CONFIG) == {}
 
 
 clips = st.lists(
@@ -120,13 +134,13 @@ clips = st.lists(
 def test_neither_the_order_of_clips_nor_an_interruption_changes_a_verdict(
     found: list[Fingerprint], shuffle: random.Random
 ) -> None:
-    whole = near_duplicates(found, CONFIG)
+    whole = copies_of(found, CONFIG)
     mixed = shuffle.sample(found, len(found))
-    assert near_duplicates(mixed, CONFIG) == whole
+    assert copies_of(mixed, CONFIG) == whole
     judged = {c.clip_id for c in mixed[: len(mixed) // 2]}
     kept = judged - whole.keys()
     left = [c for c in found if c.clip_id in kept or c.clip_id not in judged]
-    later = near_duplicates(left, CONFIG, kept)
+    later = copies_of(left, CONFIG, kept)
     assert later == {i: k for i, k in whole.items() if i not in judged}
     by_id = {c.clip_id: c for c in found}
     for fallen, keeper in whole.items():
@@ -136,12 +150,8 @@ def test_neither_the_order_of_clips_nor_an_interruption_changes_a_verdict(
 
 def test_an_interruption_does_not_change_which_clip_is_named() -> None:
     best, between, last = (fingerprint(0, place=place, flips=flips) for place, flips in enumerate((0, 7, 12)))
-    assert near_duplicates([best, between, last], CONFIG) == {"0.1": "0.0"}, (
-        "the last is too far from the best"
-    )
-    assert near_duplicates([best, between, last], CONFIG, kept={"0.2"}) == {"0.1": "0.0"}, (
-        "though it is nearer"
-    )
+    assert copies_of([best, between, last], CONFIG) == {"0.1": "0.0"}, "the last is too far from the best"
+    assert copies_of([best, between, last], CONFIG, kept={"0.2"}) == {"0.1": "0.0"}, "though it is nearer"
 
 
 def test_the_best_is_the_longest_then_the_largest_then_the_sharpest_then_the_first() -> None:
@@ -161,8 +171,8 @@ def test_the_best_is_the_longest_then_the_largest_then_the_sharpest_then_the_fir
 
 def test_what_was_kept_before_stays_and_the_better_newcomer_falls() -> None:
     old, better = fingerprint(0, place=5), fingerprint(0, place=1)
-    assert near_duplicates([old, better], CONFIG) == {"0.5": "0.1"}
-    assert near_duplicates([old, better], CONFIG, kept={"0.5"}) == {"0.1": "0.5"}
+    assert copies_of([old, better], CONFIG) == {"0.5": "0.1"}
+    assert copies_of([old, better], CONFIG, kept={"0.5"}) == {"0.1": "0.5"}
 
 
 def test_a_clip_is_compared_with_few_others_however_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,7 +185,7 @@ def test_a_clip_is_compared_with_few_others_however_many_there_are(monkeypatch: 
     monkeypatch.setattr(duplicates, "likeness", counting)
     many = [fingerprint(seed) for seed in range(4000)]
     copies = [fingerprint(seed, place=1, flips=1) for seed in range(0, 4000, 10)]
-    assert len(near_duplicates([*many, *copies], CONFIG)) == len(copies)
+    assert len(copies_of([*many, *copies], CONFIG)) == len(copies)
     assert len(copies) <= len(compared) < 2 * len(copies)
 
 
@@ -192,7 +202,7 @@ def test_a_clip_of_few_frames_is_found_with_a_bit_off_in_every_band(
     off = replace(few, hashes_N=few.hashes_N ^ ONE_BIT_A_BAND)
     strangers = [fingerprint(seed, frames=seed) for seed in range(1, 6)]
     pair = {long.clip_id: off.clip_id} if short_comes_first else {off.clip_id: long.clip_id}
-    assert near_duplicates([long, off, *strangers], CONFIG) == pair
+    assert copies_of([long, off, *strangers], CONFIG) == pair
 
 
 @pytest.mark.parametrize("frames", [1, 6])
@@ -206,12 +216,14 @@ def test_flipped_bands_lead_to_few_that_are_compared(frames: int, monkeypatch: p
     monkeypatch.setattr(duplicates, "likeness", counting)
     many = [fingerprint(seed, frames=1) for seed in range(3000)]
     long = [fingerprint(seed, frames=frames) for seed in range(3000, 4000)]
-    assert near_duplicates([*many, *long], CONFIG) == {} and len(compared) < 10
+    assert copies_of([*many, *long], CONFIG) == {} and len(compared) < 10
 
 
-@pytest.mark.parametrize("wrong", [{"max_bits": 40}, {"min_share": 0.0}, {"min_share": 1.2}])
+@pytest.mark.parametrize(
+    "wrong", [{"max_bits": 40}, {"min_share": 0.0}, {"min_share": 1.2}, {"min_cosine": 0.0}]
+)
 def test_settings_that_compare_nothing_are_refused(wrong: dict) -> None:
-    with pytest.raises(SettingsError, match="expected 0 to 31"):
+    with pytest.raises(SettingsError, match=r"expected (0 to 31|above 0 to 1)"):
         DuplicateConfig(**wrong)
 
 
@@ -281,7 +293,7 @@ def test_the_families_of_real_footage_are_found_and_nothing_else(test_data: Path
     ]
     found = [c for name in names for c in clips_of(test_data / "videos" / name, cut=False)]
     assert len(found) == len(names)
-    check_only_families(near_duplicates(found, CONFIG), names)
+    check_only_families(copies_of(found, CONFIG), names)
 
 
 @pytest.mark.parametrize("codec", CODECS)
@@ -292,7 +304,7 @@ def test_a_new_encoding_is_found(test_data: Path, tmp_path: Path, video: str, co
     source = test_data / "videos" / video
     copy = encode_again(source, tmp_path / "copy.mkv", codec)
     found = [*clips_of(source, cut=False), *clips_of(copy, cut=False)]
-    assert near_duplicates(found, CONFIG) == {"copy.mkv#0": f"{video}#0"}
+    assert copies_of(found, CONFIG) == {"copy.mkv#0": f"{video}#0"}
 
 
 @pytest.mark.long
@@ -304,19 +316,19 @@ def test_of_all_real_footage_every_new_encoding_is_found_and_of_the_rest_the_fam
     sources = sorted(p for p in (test_data / "videos").iterdir() if p.suffix != ".srt")
     assert len(sources) == 60
     originals = [c for path in sources for c in clips_of(path)]
-    check_only_families(near_duplicates(originals, CONFIG), [c.video_id for c in originals])
+    check_only_families(copies_of(originals, CONFIG), [c.video_id for c in originals])
     missed = []
     for path in sources:
         copy = encode_again(path, tmp_path / f"{path.stem}.{codec}.mkv", codec)
         again = list(clips_of(copy))
-        instead = near_duplicates([*originals, *again], CONFIG)
+        instead = copies_of([*originals, *again], CONFIG)
         missed += [c.clip_id for c in again if c.clip_id not in instead]
         shown = [
             {family(clip.replace(copy.name, path.name).split("#")[0]) for clip in p} for p in instead.items()
         ]
         assert all(len(families) == 1 for families in shown), instead
         whole = [*clips_of(path, cut=False), *clips_of(copy, cut=False)]
-        if not near_duplicates(whole, CONFIG):
+        if not copies_of(whole, CONFIG):
             missed.append(path.name)
         copy.unlink()
     assert missed == PLAIN

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 from warehouse_builder import SELECTION, STEPS, build_warehouse
@@ -16,7 +18,7 @@ from screen.report.examples import examples
 from screen.report.footage import read_videos
 from screen.report.scores import funnel_rows, judged
 from warehouse.audit import audit
-from warehouse.errors import WarehouseError
+from warehouse.errors import SettingsError, WarehouseError
 from warehouse.ledger import Ledger
 from warehouse.lineage import explain, render
 from warehouse.plan import Plan
@@ -50,7 +52,8 @@ def test_explain_funnel_report_and_audit_tell_it(ledger: Ledger) -> None:
     fallen = verdicts(ledger).filter(rejected_by="near_duplicate").to_dicts()
     told = explain(ledger, fallen[0]["clip_id"])
     assert told.verdict["near_duplicate_of"] == fallen[0]["near_duplicate_of"]
-    assert f"rejected by near_duplicate of clip {fallen[0]['near_duplicate_of']}" in render(told)
+    kept = fallen[0]["near_duplicate_of"]
+    assert f"rejected by near_duplicate of clip {kept}, which is kept (by hash)" in render(told)
     clips = judged(ledger)
     last = funnel_rows(clips)[-1]
     assert (last.score, last.rejected, last.alone) == ("near_duplicate", len(fallen), len(fallen))
@@ -92,6 +95,7 @@ def test_better_footage_that_comes_later_falls_for_what_is_kept(tmp_path: Path) 
         kept=pl.col("kept") | fallen,
         rejected_by=pl.when(~fallen).then("rejected_by"),
         near_duplicate_of=pl.lit(None, pl.String),
+        near_duplicate_by=pl.lit(None, pl.String),
     )
     table = alone.to_arrow().cast(TABLES["verdicts"].schema)
     built.commit(select_step(SELECTION), early, {"verdicts": table.to_batches()}, run_id="early")
@@ -115,7 +119,34 @@ def test_near_duplicates_stay_where_the_selection_says_so_and_its_plan_needs_no_
     assert [row["score"] for row in selected.funnel] == [f.score for f in SELECTION.filters]
     assert current(other)[0] == lenient
     frozen = json.loads(other.store.read_bytes(selected.path))
-    assert frozen["duplicates"] == {"drop": False, "max_bits": 10, "max_colour": 6.0, "min_share": 0.6}
+    assert frozen["duplicates"] == asdict(lenient.duplicates)
+
+
+def test_embeddings_tell_copies_where_a_selection_asks_for_it_and_the_footage_is_known(
+    tmp_path: Path,
+) -> None:
+    built = build_warehouse(tmp_path / "w")
+    assert "embeddings" not in select_step(SELECTION).reads
+    lenient = replace(SELECTION, duplicates=DuplicateConfig(min_cosine=0.01))
+    steps = [s for s in STEPS if s.name not in ("select", "encode", "encode_text")]
+    other = Ledger(built.store, Plan.of([*steps, select_step(lenient)]))
+    with pytest.raises(
+        SettingsError, match=r"duplicates\.min_cosine: table embeddings comes from the embedded"
+    ):
+        select(other, lenient, run_id="other")
+    trusted = replace(lenient, trust_embedded=True)
+    other = Ledger(built.store, Plan.of([*steps, select_step(trusted)]))
+    select(other, trusted, run_id="other")
+    rows = {r["clip_id"]: r for r in other.read_all("embeddings").to_dicts()}
+    frames = {i: np.array([r["first"], r["middle"], r["last"]]) for i, r in rows.items()}
+    fallen = verdicts(other).filter(rejected_by="near_duplicate").to_dicts()
+    assert fallen and {f["near_duplicate_by"] for f in fallen} == {"embedding"}
+    for copy in fallen:
+        assert (frames[copy["clip_id"]] * frames[copy["near_duplicate_of"]]).sum() / 3 >= 0.01
+    videos = dict(other.read_all("clips", ["clip_id", "video_id"]).iter_rows())
+    kept = verdicts(other).filter("kept")["clip_id"].to_list()
+    for a, b in itertools.combinations(kept, 2):
+        assert videos[a] == videos[b] or (frames[a] * frames[b]).sum() / 3 < 0.01
 
 
 def test_a_copy_whose_better_is_not_kept_is_named_by_the_audit(tmp_path: Path) -> None:

@@ -102,8 +102,8 @@ class Explanation:
     """All files with this content: source_id, uri, bytes, and whether the video was `read_from` it."""
     scores: tuple[ScoreFact, ...]
     verdict: Mapping[str, Any] | None
-    """kept, rejected_by, failed_filters, near_duplicate_of (the clip that is kept in its place), selection, path (of the
-    frozen file); null when nothing judged the clip."""
+    """kept, rejected_by, failed_filters, near_duplicate_of (the clip that is kept in its place), near_duplicate_by,
+    selection, path (of the frozen file); null when nothing judged the clip."""
     captions: tuple[Mapping[str, Any], ...]
     """of (frame, video, summary, or list: what an imported list says of the footage), text, method, status."""
     tables: tuple[Mapping[str, Any], ...]
@@ -263,7 +263,8 @@ class _Life:
         row = self.rows.get("verdicts")
         if row is None or selection is None:
             return None
-        said = {k: row[k] for k in ("kept", "rejected_by", "failed_filters", "near_duplicate_of")}
+        told = ("kept", "rejected_by", "failed_filters", "near_duplicate_of", "near_duplicate_by")
+        said = {k: row[k] for k in told}
         return said | {"selection": selection.name, "path": selection.path}
 
     def captions(self) -> Iterator[dict[str, Any]]:
@@ -396,7 +397,7 @@ def _verdict_lines(verdict: Mapping[str, Any] | None) -> list[str]:
     also = [f for f in verdict["failed_filters"] if f != verdict["rejected_by"]]
     further = f", also by {', '.join(also)}" if also else ""
     copy = verdict["near_duplicate_of"]
-    further += f" of clip {copy}, which is kept" if copy else ""
+    further += f" of clip {copy}, which is kept (by {verdict['near_duplicate_by']})" if copy else ""
     return ["verdict", f"  {said}{further} (selection {verdict['selection']}, {verdict['path']})"]
 
 

@@ -259,6 +259,9 @@ _VERDICTS = Table(
             pa.string(),
             "clip that is kept in place of this one; null unless rejected by near_duplicate",
         ),
+        column(
+            "near_duplicate_by", pa.string(), "what the two have in common: hash or embedding; null as above"
+        ),
     ),
     DONE_CLIPS,
     stateful=False,

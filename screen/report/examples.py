@@ -205,7 +205,8 @@ def _reason(clip: Mapping[str, Any], thresholds: Mapping[str, Threshold]) -> str
     if by is None:
         return None
     if by == REASON:
-        return f"near_duplicate: clip {clip['near_duplicate_of'][:12]} is kept in its place"
+        kept, by = clip["near_duplicate_of"][:12], clip["near_duplicate_by"]
+        return f"near_duplicate by its {by}: clip {kept} is kept in its place"
     score, _, missing = by.partition(":")
     if missing:
         return f"{score}: it has no such score"
