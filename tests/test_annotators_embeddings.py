@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import copy
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +68,30 @@ def test_a_clip_is_embedded_alike_alone_and_among_six_others(annotator: Embeddin
         assert isinstance(alone, Done) and isinstance(outcome, Done)
         for name in ("first", "middle", "last"):
             np.testing.assert_allclose(alone.columns[name], outcome.columns[name], atol=1e-5)
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 64])
+def test_the_size_of_a_batch_changes_no_embedding(
+    tiny: str, annotator: EmbeddingsAnnotator, batch_size: int
+) -> None:
+    other = EmbeddingsAnnotator(EmbeddingsConfig(model=tiny, batch_size=batch_size))
+    other.load()
+    clips = [clip_of([noise(10 * c + i) for i in range(3)]) for c in range(3)]
+    for one, two in zip(annotator.annotate(clips), other.annotate(clips), strict=True):
+        for name in ("first", "middle", "last"):
+            np.testing.assert_allclose(one.columns[name], two.columns[name], atol=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_half_precision_on_a_gpu_gives_the_embeddings_of_the_cpu_in_batches_of_any_size(tiny: str) -> None:
+    half = load_clip(tiny, None)
+    assert half.dtype == torch.float16 and half.device == "cuda"
+    pictures = [noise(i) for i in range(7)]
+    found = half.embed_images(pictures, 3)
+    full = replace(half, network=copy.deepcopy(half.network).float().cpu(), device="cpu", dtype=torch.float32)
+    assert (found * full.embed_images(pictures)).sum(1) == pytest.approx(np.ones(7), abs=1e-3)
+    np.testing.assert_allclose(found, half.embed_images(pictures, 7), atol=2e-3)
 
 
 def test_a_broken_picture_fails_its_clip_alone(annotator: EmbeddingsAnnotator) -> None:

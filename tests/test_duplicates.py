@@ -322,7 +322,8 @@ def test_of_all_real_footage_every_new_encoding_is_found_and_of_the_rest_the_fam
         copy = encode_again(path, tmp_path / f"{path.stem}.{codec}.mkv", codec)
         again = list(clips_of(copy))
         instead = copies_of([*originals, *again], CONFIG)
-        missed += [c.clip_id for c in again if c.clip_id not in instead]
+        met = {*instead, *instead.values()}  # an end that the encoder moved can make the copy the longer one
+        missed += [c.clip_id for c in again if c.clip_id not in met]
         shown = [
             {family(clip.replace(copy.name, path.name).split("#")[0]) for clip in p} for p in instead.items()
         ]
