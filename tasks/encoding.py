@@ -12,16 +12,20 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from curation.caption_cleaning import CleaningConfig, clean, fault
 from curation.clip_frames import Bucket, Sampled, read_clips, sample
 from curation.engine.work import Outputs, Unit, by_video, in_batches, settled
 from curation.ingest import open_source
 from curation.media import MediaLimits
+from curation.score_words import ScoreWordsConfig, with_score_words
 from models.digest import weights_id
 from warehouse.errors import MediaError
 from warehouse.ledger import Ledger
 from warehouse.plan import Step
 
 CAPTIONS = ("frame", "video", "summary")
+_SCORES = ("aesthetics", "motion")
+"""Tables whose scores a caption may tell."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,11 @@ class EncodeConfig:
     """'embedded', a folder or a hub name, in transformers' layout."""
     caption_shares: tuple[float, float, float] = (0.5, 0.25, 0.25)
     """Shares of clips that take the middle frame's caption, the video's, the summary (SVD, appendix D)."""
+    cleaning: CleaningConfig | None = None
+    """What is done to captions before one is chosen; none takes them as they were written."""
+    score_words: ScoreWordsConfig | None = None
+    """Whether captions tell a clip's aesthetics and motion; none tells nothing. The embedded text encoder does not know
+    these words."""
 
 
 @lru_cache(maxsize=1)
@@ -143,8 +152,12 @@ class TextWork:
 
     def __post_init__(self) -> None:
         chosen = {k: v for k, v in asdict(self.config).items() if k in ("text_encoder", "caption_shares")}
+        asked = {"cleaning": self.config.cleaning, "score_words": self.config.score_words}
+        chosen |= {name: asdict(config) for name, config in asked.items() if config is not None}
         settings = chosen | {"weights": weights_id(self.config.text_encoder, "coca")}
-        step = Step("encode_text", 1, ("clips", "captions", "summaries"), ("text_embeddings",), settings)
+        told = _SCORES if self.config.score_words else ()
+        reads = ("clips", "captions", "summaries", *told)
+        step = Step("encode_text", 1, reads, ("text_embeddings",), settings)
         object.__setattr__(self, "step", step)
 
     def split(self, ledger: Ledger, shard: str, ids: Sequence[tuple]) -> Iterable[Sequence[tuple]]:
@@ -159,7 +172,10 @@ class TextWork:
         summaries = ledger.read("summaries", unit.shard, filters=wanted)
         for row in summaries.iter_rows(named=True):
             captions[row["clip_id"]] |= {"summary_caption": row["summary"], "summary_method": row["method"]}
-        chosen = {i: choose_caption(i, captions[i], self.config.caption_shares) for i in ids}
+        config = self.config
+        chosen = {i: choose_caption(i, captions[i], config.caption_shares, config.cleaning) for i in ids}
+        if config.score_words is not None:
+            chosen = _telling_scores(ledger, unit, chosen, config.score_words)
         outputs.append("text_embeddings", self._rows(chosen, dict(zip(ids, unit.attempts, strict=True))))
 
     def _rows(
@@ -184,11 +200,35 @@ class TextWork:
         return rows
 
 
-def choose_caption(clip_id: str, row: Mapping[str, Any], shares: Sequence[float]) -> tuple[str, str] | None:
-    """Caption and method for a clip: a draw by the shares that depends on the clip alone; another where one is missing."""
+def _telling_scores(
+    ledger: Ledger, unit: Unit, chosen: Mapping[str, tuple[str, str] | None], config: ScoreWordsConfig
+) -> dict[str, tuple[str, str] | None]:
+    """The chosen captions with what the clips score."""
+    wanted = [("clip_id", "in", list(chosen))]
+    aesthetics, motion = (
+        dict(ledger.read(table, unit.shard, ["clip_id", "score"], filters=wanted).iter_rows())
+        for table in _SCORES
+    )
+    return {
+        i: said and (with_score_words(said[0], i, aesthetics.get(i), motion.get(i), config), said[1])
+        for i, said in chosen.items()
+    }
+
+
+def choose_caption(
+    clip_id: str, row: Mapping[str, Any], shares: Sequence[float], cleaning: CleaningConfig | None = None
+) -> tuple[str, str] | None:
+    """Caption and method for a clip: a draw by the shares that depends on the clip alone.
+
+    Another takes its place where one is missing, or is not used once it is cleaned; None where there is none.
+    """
     point = int.from_bytes(hashlib.sha256(clip_id.encode()).digest()[:8], "big") / 2**64 * sum(shares)
     first = int(np.searchsorted(np.cumsum(shares), point, side="right"))
     for kind in (CAPTIONS[first], *CAPTIONS):
-        if caption := row.get(f"{kind}_caption"):
+        caption = row.get(f"{kind}_caption")
+        if caption and cleaning is not None:
+            caption = clean(caption, cleaning)
+            caption = None if fault(caption, cleaning) else caption
+        if caption:
             return caption, row[f"{kind}_method"]
     return None

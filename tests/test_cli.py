@@ -34,6 +34,7 @@ PUBLIC = {
     "export": {"RUN", "OUT", "--to", "--autoencoder", "--image-encoder", "--json", "--help"},
     "import-weights": {"SOURCE", "OUT", "--network", "--json", "--help"},
     "audit": {"W", "--deep", "--json", "--help"},
+    "check-captions": {"W", "--sample", "--least", "--json", "--help"},
     "explain": {"W", "CLIP", "--json", "--help"},
     "report": {"W", "--output", "--run", "--title", "--json", "--help"},
     "networks": {"--json", "--help"},

@@ -1,0 +1,105 @@
+"""The check of captions against captions in their place, shifted by one, and of clips that look alike."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from warehouse_builder import STEP, build_warehouse
+
+from curation.annotators.clip_model import load_clip
+from curation.caption_fit import CaptionFit, caption_fit, check_captions
+from curation.reel_shots import random_shots, render_moments
+from warehouse.errors import SettingsError, WarehouseError
+from warehouse.ledger import Ledger
+from warehouse.plan import Plan
+from warehouse.schema import TABLES
+
+
+def test_the_share_is_of_pairs_with_other_captions_and_ties_count_half() -> None:
+    a, b = np.eye(2, dtype=np.float32)
+    frames = np.stack([a, b, a])[:, None].repeat(3, axis=1)
+    right = caption_fit("summary", frames, np.stack([a, b, a]), ["a", "b", "a"])
+    assert right == CaptionFit("summary", 3, 4, 1.0, 1.0, 0.0) and right.fits()
+    wrong = caption_fit("summary", frames, np.stack([b, a, b]), ["b", "a", "b"])
+    assert wrong.share == 0.0 and not wrong.fits()
+    blind = caption_fit("summary", frames, np.stack([a, a, a]), ["a", "b", "a"])
+    assert blind.share == 0.5
+    alike = caption_fit("summary", frames, np.stack([a, b, a]), ["a", "a", "a"])
+    assert alike == CaptionFit("summary", 3, 0, None, None, None) and alike.fits()
+    assert caption_fit("summary", frames[:1], a[None], ["a"]).pairs == 0
+
+
+@pytest.fixture(scope="module")
+def ledger(tmp_path_factory: pytest.TempPathFactory) -> Ledger:
+    """A warehouse of 48 clips whose embeddings are those of the shots that their captions tell."""
+    built = build_warehouse(tmp_path_factory.mktemp("fit") / "warehouse", videos=12, clips_per_video=4)
+    similarity = {"model": "embedded", "pretrained": None}
+    steps = [replace(s, config=similarity) if s.name == "similarity" else s for s in built_steps(built)]
+    other = Ledger(built.store, Plan.of(steps))
+    clip = load_clip("embedded", None)
+    for number, shard in enumerate(built.shards()):
+        clips = built.read("clips", shard).filter(state="done").sort("clip_id")["clip_id"].to_list()
+        shots = random_shots(len(clips), 100 + number)
+        seen = [clip.embed_images(list(render_moments(s, 256, np.array([0, 0.5, 0.9])))) for s in shots]
+        rows = pl.DataFrame({"clip_id": clips, "model": "embedded"}).with_columns(
+            *(
+                pl.Series(name, [e[i].tolist() for e in seen])
+                for i, name in enumerate(("first", "middle", "last"))
+            )
+        )
+        write(other, "embeddings", shard, rows)
+        told = pl.DataFrame({"clip_id": clips, "summary": [s.caption for s in shots], "status": "ok"})
+        write(other, "summaries", shard, told)
+        said = {
+            "frame_caption": [s.image_caption for s in shots],
+            "video_caption": [s.caption for s in shots],
+        }
+        write(other, "captions", shard, pl.DataFrame({"clip_id": clips, **said}))
+    return other
+
+
+def built_steps(ledger: Ledger) -> list:
+    return [STEP[name] for name in STEP]
+
+
+def write(ledger: Ledger, table: str, shard: str, rows: pl.DataFrame) -> None:
+    """Commits rows of a table as a further generation."""
+    settled = rows.with_columns(state=pl.lit("done"), attempt=pl.lit(1))
+    full = settled.to_dicts()
+    import pyarrow as pa
+
+    batches = pa.Table.from_pylist(full, TABLES[table].schema).to_batches()
+    ledger.commit(STEP[table], shard, {table: batches}, run_id="fit")
+
+
+def test_captions_in_their_place_fit_and_rows_that_slipped_by_one_do_not(ledger: Ledger) -> None:
+    fits = {fit.of: fit for fit in check_captions(ledger)}
+    assert set(fits) == {"frame", "video", "summary"}
+    assert all(fit.fits() and fit.share > 0.9 and fit.clips == 48 for fit in fits.values()), fits
+    assert check_captions(ledger) == list(fits.values())
+    assert {fit.clips for fit in check_captions(ledger, sample=20)} == {20}
+    for shard in ledger.shards():
+        rows = ledger.read("summaries", shard, ["clip_id", "summary", "status"]).sort("clip_id")
+        slipped = pl.concat([rows["summary"][1:], rows["summary"][:1]])
+        write(ledger, "summaries", shard, rows.with_columns(summary=slipped))
+    slipped = {fit.of: fit for fit in check_captions(ledger)}
+    assert not slipped["summary"].fits() and slipped["summary"].share < 0.65
+    assert slipped["frame"] == fits["frame"] and slipped["video"] == fits["video"]
+
+
+def test_other_embeddings_and_a_plan_without_captions_are_named(ledger: Ledger, tmp_path: Path) -> None:
+    shard = ledger.shards()[0]
+    rows = ledger.read("embeddings", shard).select("clip_id", "first", "middle", "last")
+    other = build_warehouse(tmp_path / "w")
+    bare = Ledger(other.store, Plan.of([s for n, s in STEP.items() if n not in ("embeddings", "select")][:8]))
+    with pytest.raises(WarehouseError, match="which the plan has not"):
+        check_captions(bare)
+    write(ledger, "embeddings", shard, rows.with_columns(model=pl.lit("ViT-L-14/openai")))
+    with pytest.raises(
+        SettingsError, match=r"embedded by ViT-L-14/openai, embedded, but similarity is set to embedded"
+    ):
+        check_captions(ledger)

@@ -1,0 +1,80 @@
+"""Which caption of a clip the trainer reads, and what is done to it, over a warehouse whose rows are known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from warehouse_builder import build_warehouse
+
+from curation.caption_cleaning import CleaningConfig
+from curation.engine.work import Outputs, Unit
+from curation.score_words import ScoreWordsConfig, with_score_words, without_score_words
+from tasks.encoding import EncodeConfig, TextWork, choose_caption
+from warehouse.ledger import Ledger
+
+ROW = {f"{k}_{c}": f"{k} {c}" for k in ("frame", "video", "summary") for c in ("caption", "method")}
+
+
+@pytest.fixture(scope="module")
+def ledger(tmp_path_factory: pytest.TempPathFactory) -> Ledger:
+    return build_warehouse(tmp_path_factory.mktemp("encoding") / "warehouse")
+
+
+def encoded(ledger: Ledger, config: EncodeConfig, folder: Path) -> dict[str, dict]:
+    """Rows of table text_embeddings of one shard's clips."""
+    folder.mkdir()
+    shard = ledger.shards()[0]
+    ids = tuple((i,) for i in sorted(ledger.read("captions", shard)["clip_id"]))
+    outputs = Outputs(folder)
+    TextWork(config).run(ledger, Unit(shard, ids, (0,) * len(ids)), outputs)
+    outputs.close()
+    (file,) = folder.glob("text_embeddings*")
+    return {r["clip_id"]: r for r in pa.ipc.open_stream(file).read_all().to_pylist()}
+
+
+def test_shares_decide_by_clip_and_another_caption_stands_in() -> None:
+    drawn = [choose_caption(str(n), ROW, (0.5, 0.25, 0.25)) for n in range(2000)]
+    shares = [drawn.count((f"{k} caption", f"{k} method")) / 2000 for k in ("frame", "video", "summary")]
+    assert shares == pytest.approx([0.5, 0.25, 0.25], abs=0.04)
+    assert choose_caption("c", ROW | {"summary_caption": None}, (0, 0, 1)) == (
+        "frame caption",
+        "frame method",
+    )
+    assert choose_caption("c", dict.fromkeys(ROW), (0, 0, 1)) is None
+
+
+def test_a_caption_is_cleaned_and_one_that_is_not_used_gives_way() -> None:
+    row = ROW | {
+        "summary_caption": "The video shows a dog",
+        "video_caption": "at www.a.com",
+        "frame_caption": "1",
+    }
+    assert choose_caption("c", row, (0, 0, 1), CleaningConfig()) == ("A dog", "summary method")
+    assert choose_caption("c", row, (0, 1, 0), CleaningConfig()) == ("A dog", "summary method")
+    assert choose_caption("c", row | {"summary_caption": " "}, (0, 1, 0), CleaningConfig()) is None
+
+
+def test_captions_tell_their_own_clips_scores(ledger: Ledger, tmp_path: Path) -> None:
+    plain = encoded(ledger, EncodeConfig(caption_shares=(0, 0, 1)), tmp_path / "plain")
+    words = ScoreWordsConfig("numbers", drop_share=0.0)
+    told = encoded(ledger, EncodeConfig(caption_shares=(0, 0, 1), score_words=words), tmp_path / "told")
+    aesthetics, motion = (
+        dict(ledger.read_all(t, ["clip_id", "score"]).iter_rows()) for t in ("aesthetics", "motion")
+    )
+    assert len(told) == len(plain) > 3 and None in {motion.get(i) for i in told}
+    for clip_id, row in told.items():
+        own = with_score_words(
+            plain[clip_id]["caption"], clip_id, aesthetics[clip_id], motion[clip_id], words
+        )
+        assert row["caption"] == own and f"aesthetic score: {aesthetics[clip_id]:.1f}." in own
+        assert without_score_words(own).rstrip(".") == plain[clip_id]["caption"]
+        assert ("motion score" in own) == (motion[clip_id] is not None)
+
+
+def test_what_is_not_asked_for_changes_no_key() -> None:
+    plain = TextWork(EncodeConfig()).step
+    assert "cleaning" not in plain.config and "aesthetics" not in plain.reads
+    told = TextWork(EncodeConfig(score_words=ScoreWordsConfig(), cleaning=CleaningConfig(t5=True))).step
+    assert {"aesthetics", "motion"} <= set(told.reads) and told.config["cleaning"]["t5"]
