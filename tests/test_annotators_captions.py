@@ -97,6 +97,22 @@ def test_a_clip_is_captioned_alike_alone_and_among_six_others(config: CaptionsCo
     assert [annotator.annotate([clip])[0] for clip in clips] == together
 
 
+def test_each_caption_has_a_status_of_its_own_and_a_clip_without_any_fails(
+    annotator: CaptionsAnnotator,
+) -> None:
+    frame_text, video_text = Caption("a dog", "ok"), Caption("", "ok")
+    for frame, video, status in (
+        (frame_text, video_text, ("ok", "failed")),
+        (video_text, replace(frame_text, status="truncated"), ("failed", "truncated")),
+    ):
+        row = annotator._row(frame, video, "some model")
+        assert (row["frame_status"], row["video_status"]) == status
+        assert (row["frame_caption"], row["video_caption"]) == (frame.text or None, video.text or None)
+        check_columns("captions", Done(row))
+    none = annotator._row(video_text, video_text, "some model")
+    assert isinstance(none, Failed) and none.cause == "empty_caption"
+
+
 def test_a_broken_picture_fails_its_clip_alone(annotator: CaptionsAnnotator) -> None:
     good, broken, empty = annotator.annotate(
         [clip_of([noise(0)]), clip_of([noise(0), noise(1), b"half a pict", noise(2)]), clip_of([])]

@@ -70,6 +70,20 @@ def test_a_clip_is_compared_alike_alone_and_among_six_others(
         np.testing.assert_allclose(alone.columns["cosines"], outcome.columns["cosines"], atol=1e-5)
 
 
+def test_a_caption_that_failed_has_no_cosines_and_the_score_is_the_summarys(
+    tiny: str, annotator: SimilarityAnnotator
+) -> None:
+    clip = embedded_clip(tiny, 1)
+    silent = {**clip.rows["captions"], "video_caption": None}
+    whole, part = annotator.annotate([clip, clip_of([], rows={**clip.rows, "captions": silent})])
+    assert isinstance(whole, Done) and isinstance(part, Done)
+    check_columns("similarity", part)
+    found, expected = (np.array(outcome.columns["cosines"], float).reshape(3, 3) for outcome in (part, whole))
+    assert np.isnan(found[:, 1]).all()
+    np.testing.assert_allclose(found[:, [0, 2]], expected[:, [0, 2]], atol=1e-5)
+    assert part.columns["score"] == pytest.approx(whole.columns["score"], abs=1e-5)
+
+
 def test_a_missing_caption_or_another_models_embedding_fails_its_clip_alone(
     tiny: str, annotator: SimilarityAnnotator
 ) -> None:

@@ -20,7 +20,7 @@ from warehouse.errors import SettingsError
 QUICK = ServerConfig(model="tiny", backoff_s=0.001, timeout_s=5.0)
 
 
-def captioned(number: int, **other: str) -> Clip:
+def captioned(number: int, **other: str | None) -> Clip:
     row = {
         "frame_caption": f"a dog number {number} on grass",
         "frame_status": "ok",
@@ -88,6 +88,24 @@ def test_without_a_server_the_rule_writes_the_summary_and_a_cut_caption_stays_ma
     }
     assert cut.columns["status"] == "truncated"
     assert isinstance(missing, Failed) and missing.cause == "missing_input"
+
+
+def test_where_one_caption_failed_the_other_is_the_summary_and_no_server_is_asked() -> None:
+    silent = captioned(1, video_caption=None, video_status="failed")
+    (alone,) = annotator(None).annotate([silent])
+    assert isinstance(alone, Done)
+    assert dict(alone.columns) == {
+        "summary": "a dog number 1 on grass",
+        "method": "offline-merge",
+        "status": "ok",
+    }
+    with chat_server() as chat:
+        server = annotator(replace(QUICK, url=chat.url))
+        first, second, third = server.annotate([captioned(0), silent, captioned(2)])
+        assert server.annotate([silent]) == [alone]
+    assert second == alone and len(chat.asked) == 2
+    assert [first.columns["summary"][:5], third.columns["summary"][:5]] == ["dog 0", "dog 2"]
+    assert first.columns["method"] == third.columns["method"] == "llm-tiny"
 
 
 def test_every_answer_goes_to_the_clip_that_asked_for_it_and_tokens_are_counted() -> None:

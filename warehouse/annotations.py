@@ -123,17 +123,17 @@ _AESTHETICS = _per_clip(
 
 _CAPTIONS = _per_clip(
     "captions",
-    column("frame_caption", pa.string(), "of the middle frame"),
+    column("frame_caption", pa.string(), "of the middle frame; null where its status is failed"),
     column("frame_method", pa.string(), "model that wrote it"),
-    column("frame_status", pa.string(), "ok or truncated"),
-    column("video_caption", pa.string(), "of the whole clip"),
+    column("frame_status", pa.string(), "ok, truncated, or failed: the model wrote no word"),
+    column("video_caption", pa.string(), "of the whole clip; null where its status is failed"),
     column("video_method", pa.string(), "model or rule that wrote it"),
-    column("video_status", pa.string(), "ok or truncated"),
+    column("video_status", pa.string(), "ok, truncated, or failed: the model wrote no word"),
 )
 
 _SUMMARIES = _per_clip(
     "summaries",
-    column("summary", pa.string(), "one caption out of both"),
+    column("summary", pa.string(), "one caption out of both, or the only one where the other failed"),
     column("method", pa.string(), "language model or rule that merged them"),
     column("status", pa.string(), "ok or truncated"),
 )
@@ -147,7 +147,7 @@ _SIMILARITY = _per_clip(
     column(
         "cosines",
         pa.list_(pa.float32()),
-        "nine values: first, middle, last frame by frame, video, summary caption",
+        "nine values: first, middle, last frame by frame, video, summary caption; null for a caption that failed",
     ),
 )
 

@@ -54,7 +54,7 @@ class CaptionsAnnotator:
     """Writes both captions of each clip, all clips of a batch together."""
 
     name: ClassVar[str] = "captions"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     reads: ClassVar[tuple[str, ...]] = ("grid_frames", "motion")
     config_type: ClassVar[type] = CaptionsConfig
 
@@ -92,15 +92,13 @@ class CaptionsAnnotator:
         ]
 
     def _row(self, frame: Caption, video: Caption, video_method: str) -> Mapping[str, Any] | Failed:
-        if not frame.text or not video.text:
-            return Failed(
-                "empty_caption", f"the frame's caption is {frame.text!r}, the clip's {video.text!r}"
-            )
+        if not frame.text and not video.text:
+            return Failed("empty_caption", "neither the frame's caption nor the clip's has a word")
         return {
-            "frame_caption": frame.text,
+            "frame_caption": frame.text or None,
             "frame_method": f"coca-{self._coca.name}",
-            "frame_status": frame.status,
-            "video_caption": video.text,
+            "frame_status": frame.status if frame.text else "failed",
+            "video_caption": video.text or None,
             "video_method": video_method,
-            "video_status": video.status,
+            "video_status": video.status if video.text else "failed",
         }

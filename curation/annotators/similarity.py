@@ -34,7 +34,7 @@ class SimilarityAnnotator:
     """Embeds the three captions of each clip and compares them with its three embedded frames."""
 
     name: ClassVar[str] = "similarity"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     reads: ClassVar[tuple[str, ...]] = ("embeddings", "captions", "summaries")
     config_type: ClassVar[type] = SimilarityConfig
 
@@ -50,12 +50,19 @@ class SimilarityAnnotator:
         """Columns of table similarity."""
         return score_batch(clips, _inputs, self._columns)
 
-    def _columns(self, inputs: list[tuple[Mapping[str, Any], list[str]]]) -> list[dict[str, Any] | Failed]:
-        flat = [caption for _, captions in inputs for caption in captions]
+    def _columns(
+        self, inputs: list[tuple[Mapping[str, Any], list[str | None]]]
+    ) -> list[dict[str, Any] | Failed]:
+        flat = [caption or "" for _, captions in inputs for caption in captions]
         texts_N3D = self._clip.embed_texts(flat, self._config.batch_size).reshape(len(inputs), 3, -1)
-        return [self._compare(row, text_3D) for (row, _), text_3D in zip(inputs, texts_N3D, strict=True)]
+        return [
+            self._compare(row, captions, text_3D)
+            for (row, captions), text_3D in zip(inputs, texts_N3D, strict=True)
+        ]
 
-    def _compare(self, row: Mapping[str, Any], text_3D: np.ndarray) -> dict[str, Any] | Failed:
+    def _compare(
+        self, row: Mapping[str, Any], captions: Sequence[str | None], text_3D: np.ndarray
+    ) -> dict[str, Any] | Failed:
         if row["model"] != self._clip.name:
             return Failed(
                 "wrong_space", f"embeddings are of {row['model']!r}, similarity is set to {self._clip.name!r}"
@@ -65,11 +72,15 @@ class SimilarityAnnotator:
         return {
             "model": self._clip.name,
             "score": float(cosines_33[:, 2].mean()),
-            "cosines": cosines_33.reshape(-1).tolist(),
+            "cosines": [
+                None if caption is None else cosine
+                for of_frame in cosines_33.tolist()
+                for caption, cosine in zip(captions, of_frame, strict=True)
+            ],
         }
 
 
-def _inputs(clip: Clip) -> tuple[Mapping[str, Any], list[str]]:
+def _inputs(clip: Clip) -> tuple[Mapping[str, Any], list[str | None]]:
     captions = row_of(clip, "captions")
     summary = row_of(clip, "summaries")
     texts = [captions["frame_caption"], captions["video_caption"], summary["summary"]]

@@ -27,7 +27,7 @@ class SummariesAnnotator:
     """Merges the caption of the middle frame and that of the clip."""
 
     name: ClassVar[str] = "summaries"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     reads: ClassVar[tuple[str, ...]] = ("captions",)
     config_type: ClassVar[type] = SummariesConfig
 
@@ -45,22 +45,31 @@ class SummariesAnnotator:
         return score_batch(clips, lambda clip: (clip.clip_id, row_of(clip, "captions")), self._columns)
 
     def _columns(self, captioned: list[tuple[str, Mapping[str, Any]]]) -> list[dict[str, Any] | Failed]:
-        if self.server is None or self._config.server is None:
-            merged: Sequence[Caption | Failed] = [_merge(row) for _, row in captioned]
-            method = OFFLINE
-        else:
-            merged = self.server.ask_all(
-                [Request(clip_id, row["frame_caption"], row["video_caption"]) for clip_id, row in captioned]
-            )
-            method = f"llm-{self._config.server.model}"
+        requests = [Request(i, *captions) for i, row in captioned if len(captions := _written(row)) == 2]
+        if self.server is None or self._config.server is None or not requests:
+            return [_columns(_merge(row), OFFLINE) for _, row in captioned]
+        answers = iter(self.server.ask_all(requests))
+        method = f"llm-{self._config.server.model}"
+        # A single caption is its own summary.
         return [
-            summary
-            if isinstance(summary, Failed)
-            else {"summary": summary.text, "method": method, "status": summary.status}
-            for summary in merged
+            _columns(next(answers), method) if len(_written(row)) == 2 else _columns(_merge(row), OFFLINE)
+            for _, row in captioned
         ]
+
+
+def _columns(summary: Caption | Failed, method: str) -> dict[str, Any] | Failed:
+    if isinstance(summary, Failed):
+        return summary
+    return {"summary": summary.text, "method": method, "status": summary.status}
+
+
+def _written(row: Mapping[str, Any]) -> list[str]:
+    """The captions of the frame and the clip, less one that failed."""
+    return [row[f"{of}_caption"] for of in ("frame", "video") if row[f"{of}_caption"] is not None]
 
 
 def _merge(row: Mapping[str, Any]) -> Caption:
     cut = "truncated" in (row["frame_status"], row["video_status"])
-    return Caption(merge_captions(row["frame_caption"], row["video_caption"]), "truncated" if cut else "ok")
+    captions = _written(row)
+    text = merge_captions(captions[0], captions[-1])
+    return Caption(text, "truncated" if cut else "ok")
