@@ -128,6 +128,9 @@ def test_every_answer_goes_to_the_clip_that_asked_for_it_and_tokens_are_counted(
     assert server.server is not None
     usage = server.server.usage
     assert (usage.requests, usage.prompt_tokens, usage.completion_tokens) == (12, 1200, 240)
+    assert usage.cost_usd(QUICK) == 0
+    dear = replace(QUICK, usd_per_million_prompt_tokens=2.0, usd_per_million_completion_tokens=10.0)
+    assert usage.cost_usd(dear) == pytest.approx(1200 * 2e-6 + 240 * 1e-5)
 
 
 def test_a_request_carries_its_clip_its_key_and_two_examples() -> None:
@@ -141,6 +144,8 @@ def test_a_request_carries_its_clip_its_key_and_two_examples() -> None:
     for question, answer in zip(asked.body["messages"][1:5:2], asked.body["messages"][2:5:2], strict=True):
         key = question["content"].split()[1]
         assert answer["content"].startswith(f"{key} | ")
+        asked_key, frame, video = (line.split(": ", 1)[1] for line in question["content"].splitlines())
+        assert telling_words(answer["content"]) - {asked_key} <= telling_words(f"{frame} {video}")
     assert (asked.body["model"], asked.body["max_tokens"], asked.body["temperature"]) == ("tiny", 33, 0.0)
 
 

@@ -30,20 +30,21 @@ logger = logging.getLogger(__name__)
 
 _INSTRUCTION = (
     "You are given two captions of one video clip: `frame` tells what its middle frame shows, `video` tells what "
-    "happens over the whole clip. Write one sentence that tells everything that either of them tells, each thing once, "
-    "and nothing else. Do not speak of captions, frames or clips. Begin your answer with the key of the request and a "
-    "vertical bar, and write nothing after the sentence."
+    "happens over the whole clip. Write one or two sentences on one line that tell everything that either of them "
+    "tells, each thing once, and nothing else. Do not speak of captions, frames or clips. Begin your answer with the key "
+    "of the request and a vertical bar, and write nothing after the sentences."
 )
+# The two clips of SVD's figure 14: what CoCa, the video model and the language model said of each.
 _EXAMPLES = (
     (
-        "key: 5d41c0aa\nframe: a wooden table with a bowl of lemons and a knife .\n"
-        "video: someone cuts a lemon into slices",
-        "5d41c0aa | Someone cuts a lemon into slices with a knife on a wooden table beside a bowl of lemons.",
+        "key: 5d41c0aa\nframe: there is a piece of wood on the floor next to a tape measure .\n"
+        "video: a person is using a ruler to measure a piece of wood",
+        "5d41c0aa | A person is using a ruler to measure a piece of wood on the floor next to a tape measure.",
     ),
     (
-        "key: 90be217f\nframe: two children in yellow raincoats are standing near a pond .\n"
-        "video: a child throws a stone into the water",
-        "90be217f | A child throws a stone into the water of a pond, near which two children in yellow raincoats stand.",
+        "key: 90be217f\nframe: two men sitting on a rock near a river . one is holding a stick and the other is holding "
+        "a pole .\nvideo: two people are fishing in a river",
+        "90be217f | Two men are fishing in a river. One is holding a stick and the other is holding a pole.",
     ),
 )
 
@@ -70,6 +71,10 @@ class ServerConfig:
     """Longest wait for one answer, in seconds."""
     attempts: int = operational(4)
     """How often a clip is asked for in one run, the first time included."""
+    usd_per_million_prompt_tokens: float = operational(0.0)
+    """What the server's owner charges, so that the cost can be told."""
+    usd_per_million_completion_tokens: float = operational(0.0)
+    """The same for what is written."""
     backoff_s: float = operational(1.0)
     """Wait before the second attempt, in seconds; it doubles with each further one, up to a minute."""
 
@@ -123,6 +128,11 @@ class Usage:
             self.prompt_tokens += int(reported.get("prompt_tokens") or 0)
             self.completion_tokens += int(reported.get("completion_tokens") or 0)
 
+    def cost_usd(self, config: ServerConfig) -> float:
+        """What the tokens cost at the prices of the settings."""
+        prompt = self.prompt_tokens * config.usd_per_million_prompt_tokens
+        return (prompt + self.completion_tokens * config.usd_per_million_completion_tokens) / 1e6
+
 
 class _Refused(Exception):
     """One attempt failed. `again`: the next may succeed; `wait_s`: as the server asks."""
@@ -149,7 +159,8 @@ class SummaryServer:
         """A summary for each request, or why there is none, in order."""
         with ThreadPoolExecutor(self._config.concurrency) as pool:
             answers = list(pool.map(self._ask, requests))
-        logger.info("%s answered %s", self._config.url, self.usage)
+        cost_usd = self.usage.cost_usd(self._config)
+        logger.info("%s answered %s, for %.4f USD", self._config.url, self.usage, cost_usd)
         return answers
 
     def _ask(self, request: Request) -> Caption | Failed:
