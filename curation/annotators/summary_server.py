@@ -16,6 +16,7 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from curation.annotators.base import Failed, operational
@@ -148,26 +149,29 @@ class SummaryServer:
     """Asks for summaries, several at once."""
 
     def __init__(self, config: ServerConfig) -> None:
-        import httpx
-
         self._config = config
         self.usage = Usage()
         self._pace = _Pace(config.requests_per_minute)
-        self._client = httpx.Client(headers=_headers(config), timeout=config.timeout_s)
+        self._headers = _headers(config)
 
     def ask_all(self, requests: Sequence[Request]) -> list[Caption | Failed]:
         """A summary for each request, or why there is none, in order."""
-        with ThreadPoolExecutor(self._config.concurrency) as pool:
-            answers = list(pool.map(self._ask, requests))
+        import httpx
+
+        with (
+            httpx.Client(headers=self._headers, timeout=self._config.timeout_s) as client,
+            ThreadPoolExecutor(self._config.concurrency) as pool,
+        ):
+            answers = list(pool.map(partial(self._ask, client), requests))
         cost_usd = self.usage.cost_usd(self._config)
         logger.info("%s answered %s, for %.4f USD", self._config.url, self.usage, cost_usd)
         return answers
 
-    def _ask(self, request: Request) -> Caption | Failed:
+    def _ask(self, client: httpx.Client, request: Request) -> Caption | Failed:
         wait_s = self._config.backoff_s
         for attempt in range(1, self._config.attempts + 1):
             try:
-                return self._attempt(request)
+                return self._attempt(client, request)
             except _Refused as refused:
                 failed = refused.failed
                 if not refused.again or attempt == self._config.attempts:
@@ -176,12 +180,12 @@ class SummaryServer:
                 wait_s *= 2
         return Failed(failed.cause, f"{failed.detail} (attempt {attempt} of {self._config.attempts})")
 
-    def _attempt(self, request: Request) -> Caption:
+    def _attempt(self, client: httpx.Client, request: Request) -> Caption:
         import httpx
 
         self._pace.wait()
         try:
-            response = self._client.post(
+            response = client.post(
                 f"{self._config.url.rstrip('/')}/chat/completions",
                 json=request.body(self._config),
                 headers={"X-Request-Id": request.request_id},
