@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import warnings
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 import pytest
 from scenedetect import FrameTimecode, SceneManager, StatsManager, open_video
 from scenedetect.common import Timecode
@@ -112,42 +114,83 @@ def test_end_to_end_no_more_than_one_cut_in_twenty_differs(test_data: Path) -> N
     """PySceneDetect reads and shrinks the frames itself; each cut that only one finds is listed with both scores."""
     total, differ = 0, []
     for path in films(test_data):
-        ours, score = our_cuts(path)
-        theirs, their_score, frame_s = their_cuts(path)
-        total += max(len(ours), len(theirs))
-        lone = [t for t in ours if not any(abs(t - other) <= frame_s for other in theirs)]
-        lone += [t for t in theirs if not any(abs(t - other) <= frame_s for other in ours)]
-        differ += [
-            f"{path.name} {t:.3f} s: ours {near(score, t):.2f}, theirs {near(their_score, t):.2f}"
-            for t in lone
-        ]
+        ours, theirs = our_cuts(path), their_cuts(path)
+        total += max(len(ours.cuts), len(theirs.cuts))
+        differ += differing(path.name, ours, theirs)
     print(f"{len(differ)} of {total} cuts differ", *differ, sep="\n")
     assert total >= 50
     assert len(differ) <= 0.05 * total, differ
 
 
-def our_cuts(path: Path) -> tuple[list[float], dict[float, float]]:
+def test_a_differing_cut_is_listed_with_both_scores(test_data: Path) -> None:
+    """A cut that a stricter threshold misses on our side: its line has the score that each side gave the frame."""
+    path = test_data / "videos" / "bikes.mp4"
+    ours, theirs = our_cuts(path), their_cuts(path)
+    assert differing(path.name, ours, theirs) == []
+    weakest = min(theirs.cuts, key=theirs.score.get)
+    lines = differing(path.name, our_cuts(path, threshold=near(ours.score, weakest) + 0.1), theirs)
+    assert len(lines) == 1
+    said = re.fullmatch(r"bikes\.mp4 ([\d.]+) s: ours ([\d.]+), theirs ([\d.]+)", lines[0])
+    assert said is not None, lines
+    time_s, our_score, their_score = map(float, said.groups())
+    assert time_s == pytest.approx(weakest, abs=1e-3)
+    assert their_score == pytest.approx(theirs.score[weakest], abs=0.01)
+    assert our_score == pytest.approx(their_score, abs=2)
+
+
+class Scored(NamedTuple):
+    """Times of cuts in seconds from the first frame, the content score by time, and how long a frame lasts."""
+
+    cuts: list[float]
+    score: dict[float, float]
+    frame_s: float
+
+
+def differing(name: str, ours: Scored, theirs: Scored) -> list[str]:
+    """A line for each cut that only one side has."""
+    lone = [t for t in ours.cuts if not any(abs(t - other) <= theirs.frame_s for other in theirs.cuts)]
+    lone += [t for t in theirs.cuts if not any(abs(t - other) <= theirs.frame_s for other in ours.cuts)]
+    return [
+        f"{name} {t:.3f} s: ours {near(ours.score, t):.2f}, theirs {near(theirs.score, t):.2f}" for t in lone
+    ]
+
+
+def our_cuts(path: Path, threshold: float = 27.0) -> Scored:
     signals = scan_video(path).signals
     native = next(level for level in signals.levels if level.fps is None)
     seconds = ((native.pts - native.pts[0]) * float(signals.time_base)).tolist()
-    rows = content_cuts(native.score, native.pts, 27.0, least_ticks(signals.time_base))
-    return [seconds[row] for row in rows], dict(zip(seconds, native.score.tolist(), strict=True))
+    rows = content_cuts(native.score, native.pts, threshold, least_ticks(signals.time_base))
+    score = dict(zip(seconds, native.score.tolist(), strict=True))
+    return Scored([seconds[row] for row in rows], score, float(np.median(np.diff(seconds))))
 
 
-def their_cuts(path: Path) -> tuple[list[float], dict[float, float], float]:
+class Kept(ContentDetector):
+    """Their detector, which notes the time and the statistics of every frame that it scored."""
+
+    def __init__(self, stats: StatsManager) -> None:
+        super().__init__(threshold=27.0, min_scene_len=MIN_SCENE_S)
+        self.scored: dict[float, float] = {}
+        self._kept = stats
+
+    def process_frame(self, timecode: FrameTimecode, frame_img: np.ndarray) -> list[FrameTimecode]:
+        found = super().process_frame(timecode, frame_img)
+        if self._kept.metrics_exist(timecode, ["content_val"]):
+            (self.scored[timecode.seconds],) = self._kept.get_metrics(timecode, ["content_val"])
+        return found
+
+
+def their_cuts(path: Path) -> Scored:
     stats = StatsManager()
-    manager = SceneManager(stats)
-    manager.add_detector(ContentDetector(threshold=27.0, min_scene_len=MIN_SCENE_S))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        video = open_video(str(path), backend="pyav")
-        manager.detect_scenes(video)
+    manager, detector = SceneManager(stats), Kept(stats)
+    manager.add_detector(detector)
+    video = open_video(str(path), backend="pyav")
+    manager.detect_scenes(video)
     scenes = manager.get_scene_list()
     start = scenes[0][0].seconds if scenes else 0.0
-    cuts = [scene[0].seconds - start for scene in scenes[1:]]
-    known = getattr(stats, "_frame_metrics", {})
-    score = {t.seconds - start: m["content_val"] for t, m in known.items() if "content_val" in m}
-    return cuts, score, 1 / float(video.frame_rate) + 1e-3
+    score = {t - start: value for t, value in detector.scored.items()}
+    return Scored(
+        [scene[0].seconds - start for scene in scenes[1:]], score, 1 / float(video.frame_rate) + 1e-3
+    )
 
 
 def near(score: dict[float, float], time_s: float) -> float:
