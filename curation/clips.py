@@ -64,8 +64,9 @@ class Span:
 
 
 def spans(signals: Signals, cuts: Sequence[Cut], config: ClipConfig | None = None) -> list[Span]:
-    """Spans of a video in order, covering [first pts, end_pts) without gap or overlap."""
+    """Spans of a video in order, covering [first pts, end_pts) without gap or overlap; a flash parts nothing."""
     config = config or ClipConfig()
+    cuts = [cut for cut in cuts if cut.parts_scenes]
     scene, label = _label_frames(signals, cuts, config)
     changes = np.flatnonzero((np.diff(scene) != 0) | (label[1:] != label[:-1])) + 1
     edges = [0, *changes.tolist(), len(signals.pts)]

@@ -1,16 +1,18 @@
 """What the scan measures for cut detection: scores of each frame, at several frame rates.
 
-The score is PySceneDetect's content value: the mean absolute difference of hue, saturation and value between a frame
-and the one before it at that rate, 0..255, on the same small pictures. Only scores are kept, no decisions, so other
-thresholds need no new decode.
+The scores are PySceneDetect's, of the same small pictures, between a frame and the one before it at that rate:
+`content` is the mean absolute difference of hue, saturation and value, 0..255; `histogram` one minus the correlation
+of luma histograms; `hash` the share of different bits of perceptual hashes; `threshold` is the mean of a picture's
+pixels, 0..255, by which fades are found. Only scores are kept, no decisions, so other thresholds need no new decode.
 """
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
+from typing import Any
 
 import cv2
 import numpy as np
@@ -22,7 +24,7 @@ from curation.frames import Frame, TimeGrid
 
 @dataclass(frozen=True)
 class LevelScores:
-    """Scores at one frame rate, one row per frame that the rate takes. A first frame scores 0."""
+    """Scores at one frame rate, one row per frame that the rate takes. A first frame scores 0, but for `threshold`."""
 
     fps: float | None
     """None: every frame."""
@@ -30,6 +32,8 @@ class LevelScores:
     """Index of the frame in the video."""
     pts: NDArray[np.int64]
     score: NDArray[np.float32]
+    measure: str = "content"
+    """Whose score: one of `MEASURES`."""
 
 
 @dataclass(frozen=True)
@@ -56,23 +60,24 @@ class Signals:
 
 
 class LevelObserver:
-    """Content scores of the frames of one rate."""
+    """Scores of one of `MEASURES` for the frames of one rate."""
 
-    def __init__(self, fps: float | None, time_base: Fraction) -> None:
-        self._fps = fps
+    def __init__(self, fps: float | None, time_base: Fraction, measure: str = "content") -> None:
+        self._fps, self._measure = fps, measure
         self._grid = TimeGrid(fps, time_base) if fps else None
-        self._last: NDArray[np.uint8] | None = None
+        self._feature, self._compare = MEASURES[measure]()
+        self._last: Any = None
         self._frame, self._pts, self._score = array("i"), array("q"), array("f")
 
     def observe(self, frame: Frame) -> None:
         """Score the next frame of the video if the rate takes it."""
         if self._grid is not None and not self._grid.takes(frame.pts):
             return
-        hsv = frame.small_hsv
-        self._score.append(0.0 if self._last is None else content_score(self._last, hsv))
+        feature = self._feature(frame)
+        self._score.append(self._compare(self._last, feature))
         self._frame.append(frame.index)
         self._pts.append(frame.pts)
-        self._last = hsv
+        self._last = feature
 
     def finish(self) -> LevelScores:
         """All scores of the video at this rate."""
@@ -81,6 +86,7 @@ class LevelObserver:
             np.array(self._frame, np.int32),
             np.array(self._pts, np.int64),
             np.array(self._score, np.float32),
+            self._measure,
         )
 
 
@@ -105,3 +111,47 @@ def content_score(hsv0_HW3: NDArray[np.uint8], hsv1_HW3: NDArray[np.uint8]) -> f
     num_pixels = float(hsv0_HW3.shape[0] * hsv0_HW3.shape[1])
     hue, saturation, value, _ = cv2.sumElems(cv2.absdiff(hsv0_HW3, hsv1_HW3))
     return (hue / num_pixels + saturation / num_pixels + value / num_pixels) / 3.0
+
+
+_Measure = tuple[Callable[[Frame], Any], Callable[[Any, Any], float]]
+"""What is taken of a frame, and the score of two such, the earlier one None before the first."""
+
+
+def _content() -> _Measure:
+    return lambda frame: frame.small_hsv, lambda last, hsv: 0.0 if last is None else content_score(last, hsv)
+
+
+def _histogram() -> _Measure:
+    from scenedetect.detectors import HistogramDetector
+
+    def apart(last: NDArray[np.float32] | None, now: NDArray[np.float32]) -> float:
+        return 0.0 if last is None else 1.0 - cv2.compareHist(last, now, cv2.HISTCMP_CORREL)
+
+    return lambda frame: HistogramDetector.calculate_histogram(frame.small_bgr, bins=_BINS), apart
+
+
+def _hash() -> _Measure:
+    from scenedetect.detectors import HashDetector
+
+    def apart(last: NDArray[np.bool_] | None, now: NDArray[np.bool_]) -> float:
+        return 0.0 if last is None else np.count_nonzero(last != now) / now.size
+
+    return lambda frame: HashDetector.hash_frame(frame.small_bgr, _HASH_SIDE, _HASH_LOWPASS), apart
+
+
+def _threshold() -> _Measure:
+    def average(frame: Frame) -> float:
+        return sum(cv2.sumElems(frame.small_bgr)) / frame.small_bgr.size
+
+    return average, lambda last, now: now
+
+
+_BINS, _HASH_SIDE, _HASH_LOWPASS = 128, 8, 2
+"""PySceneDetect's defaults."""
+MEASURES: dict[str, Callable[[], _Measure]] = {
+    "content": _content,
+    "histogram": _histogram,
+    "hash": _hash,
+    "threshold": _threshold,
+}
+"""What a level can measure; the content and the adaptive detector both decide by `content`."""

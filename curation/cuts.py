@@ -6,7 +6,8 @@ within (t - 1/f, t]; intervals that overlap or lie less than `join_s` apart are 
 every frame found it, its points are hard cuts; else the whole interval is a gradual one.
 
 Where the scan measured evidence (`curation.changes`), the evidence decides and the cascade seconds it: low rates
-find fades, but motion too, and evidence tells the two apart. `benchmarks/cuts.py` compares them.
+find fades, but motion too, and evidence tells the two apart. Where TransNet V2 looked too (`curation.transnet`), it
+adds what it is sure of and says how far a transition reaches. `benchmarks/cuts.py` compares them all.
 """
 
 from __future__ import annotations
@@ -16,11 +17,10 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from math import ceil
 
-import numpy as np
-from numpy.typing import NDArray
-
 from curation.cut_detectors import LevelScores, Signals
-from curation.transitions import EvidenceConfig, blends, hard_cuts
+from curation.detector_rules import Calibration, Level, detections
+from curation.transitions import EvidenceConfig, Transition, blends, flashes, hard_cuts
+from curation.transnet import ONE, TransNetConfig, transnet_cuts
 from warehouse.errors import SettingsError
 
 
@@ -28,14 +28,22 @@ from warehouse.errors import SettingsError
 class CutConfig:
     """Thresholds over what the scan measured."""
 
-    thresholds: tuple[tuple[float | None, float], ...] = ((None, 27.0), (8.0, 20.0), (2.0, 27.0))
-    """(frame rate, content score from which a frame starts a new scene); None is every frame."""
+    levels: tuple[Level, ...] = (
+        Level("content", None, 27.0),
+        Level("content", 8.0, 20.0),
+        Level("content", 2.0, 27.0),
+    )
+    """Detectors of the cascade, each with its frame rate and threshold."""
+    calibration: Calibration | None = None
+    """Gives every video thresholds of its own for the content detectors, from its scores; null is the same for all."""
     min_scene_s: float = 0.6
-    """Shortest time between two cuts of one content detector."""
+    """Shortest time between two cuts of one detector."""
     join_s: float = 0.5
     """Intervals of different detectors that lie closer are one change of scene."""
-    evidence: EvidenceConfig = field(default_factory=EvidenceConfig)
-    """Decides where the scan measured evidence."""
+    evidence: EvidenceConfig | None = field(default_factory=EvidenceConfig)
+    """Decides where the scan measured evidence; null leaves it to the levels."""
+    transnet: TransNetConfig | None = field(default_factory=TransNetConfig)
+    """What TransNet V2 adds where the scan let it look; null is nothing."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +59,14 @@ class Cut:
     """Frames in [start_pts, end_pts) belong to the transition; empty for a hard cut."""
     end_pts: int
     type: str
-    """`hard` or `gradual`."""
+    """`hard` or `gradual`; or `flash`, a flash of light in [start_pts, end_pts) with one scene on both sides."""
     confidence: float
-    """0.5 at the threshold, 0.75 at twice the threshold, towards 1; half the doubt where the cascade agrees."""
+    """0.5 at the threshold, 0.75 at twice the threshold, towards 1; half the doubt for each other finder that agrees."""
+
+    @property
+    def parts_scenes(self) -> bool:
+        """Whether another scene begins here."""
+        return self.type != "flash"
 
 
 @dataclass(frozen=True)
@@ -69,21 +82,31 @@ class _Found:
 
 
 def merge_cuts(signals: Signals, config: CutConfig | None = None) -> list[Cut]:
-    """All cuts of a video in order of time, none at its first frame."""
+    """All cuts and flashes of a video in order of time, none at its first frame."""
     config = config or CutConfig()
-    cascade = cascade_cuts(signals, config)
-    return evidence_cuts(signals, cascade, config) if signals.measures else cascade
+    cuts = cascade_cuts(signals, config)
+    lit: list[Cut] = []
+    if config.evidence is not None and "contrast" in signals.measures:
+        cuts = evidence_cuts(signals, cuts, config)
+        found = flashes(signals.measures, signals.brightness, config.evidence)
+        lit = _apart_from([_cut_of(flash, "flash", signals) for flash in found], cuts, 0)
+    if config.transnet is not None and ONE in signals.measures:
+        cuts = learned_cuts(signals, cuts, lit, config)
+    return sorted([*cuts, *lit], key=lambda cut: cut.frame)
 
 
 def cascade_cuts(signals: Signals, config: CutConfig) -> list[Cut]:
-    """Cuts by the content detectors alone. Raises SettingsError for a rate that the scan did not measure."""
-    levels = {level.fps: level for level in signals.levels}
-    missing = [fps for fps, _ in config.thresholds if fps not in levels]
-    if missing:
-        raise SettingsError(f"thresholds for {missing} fps, but the scan measured {sorted(map(str, levels))}")
+    """Cuts by the levels alone. Raises SettingsError for a detector and rate that the scan did not measure."""
+    measured = {(level.measure, level.fps): level for level in signals.levels}
     found: list[_Found] = []
-    for fps, threshold in config.thresholds:
-        found += _detections(levels[fps], threshold, config.min_scene_s, signals)
+    for level in config.levels:
+        wanted = ("content" if level.detector == "adaptive" else level.detector), level.fps
+        if wanted not in measured:
+            raise SettingsError(
+                f"cuts.levels has {level.detector} at {level.fps} fps, but the scan measured {list(measured)}: "
+                "scan.level_fps says at which rates content is measured, scan.detectors what else is"
+            )
+        found += _detections(measured[wanted], level, signals, config)
     cuts = [cut for cluster in _clusters(found, config.join_s, signals) for cut in _resolve(cluster, signals)]
     return sorted(cuts, key=lambda cut: cut.frame)
 
@@ -92,13 +115,43 @@ def evidence_cuts(signals: Signals, cascade: Sequence[Cut], config: CutConfig) -
     """Cuts by measured evidence; those near one of the cascade are surer."""
     hard = hard_cuts(signals.measures, config.evidence)
     gradual = blends(signals.measures, hard, config.evidence)
-    cuts = [_cut(change.start, change.end, "hard", change.strength, signals) for change in hard]
-    cuts += [_cut(change.start, change.end, "gradual", change.strength, signals) for change in gradual]
-    slack = round(config.join_s / float(signals.time_base))
+    cuts = [_cut_of(change, "hard", signals) for change in hard]
+    cuts += [_cut_of(change, "gradual", signals) for change in gradual]
+    slack = _ticks(config.join_s, signals)
     return [
         _seconded(cut) if any(_touch(cut, other, slack) for other in cascade) else cut
         for cut in sorted(cuts, key=lambda cut: cut.frame)
     ]
+
+
+def learned_cuts(signals: Signals, cuts: Sequence[Cut], lit: Sequence[Cut], config: CutConfig) -> list[Cut]:
+    """The cuts with what TransNet V2 says of them, and its own where there are none and no flash is.
+
+    A gradual transition that both found reaches as far as the network says.
+    """
+    learned = [
+        _cut_of(change, "hard" if change.start == change.end else "gradual", signals)
+        for change in transnet_cuts(signals.measures, config.transnet)
+    ]
+    slack = _ticks(config.join_s, signals) // 2
+    told = [_told(cut, [other for other in learned if _touch(cut, other, slack)]) for cut in cuts]
+    return [*told, *_apart_from(learned, [*cuts, *lit], slack)]
+
+
+def _told(cut: Cut, others: Sequence[Cut]) -> Cut:
+    """A cut with what others that touch it say."""
+    same = [other for other in others if other.type == cut.type]
+    if cut.type == "gradual" and len(same) == 1:
+        cut = replace(same[0], confidence=cut.confidence)
+    return _seconded(cut) if others else cut
+
+
+def _apart_from(cuts: Sequence[Cut], others: Sequence[Cut], slack: int) -> list[Cut]:
+    return [cut for cut in cuts if not any(_touch(cut, other, slack) for other in others)]
+
+
+def _ticks(length_s: float, signals: Signals) -> int:
+    return round(length_s / float(signals.time_base))
 
 
 def _touch(cut: Cut, other: Cut, slack: int) -> bool:
@@ -109,71 +162,15 @@ def _seconded(cut: Cut) -> Cut:
     return replace(cut, confidence=(1 + cut.confidence) / 2)
 
 
-def content_cuts(
-    score: NDArray[np.float32], pts: NDArray[np.int64], threshold: float, min_ticks: int
-) -> list[int]:
-    """Rows at which PySceneDetect's ContentDetector cuts: those whose score reaches `threshold`.
-
-    Its rule for cuts closer than `min_ticks`, after the first one of the video: they are merged, and the last one of
-    them cuts once they have lasted that long and as much time without any has passed.
-    """
-    above = score >= threshold
-    if min_ticks <= 0:
-        return np.flatnonzero(above).tolist()
-    cuts: list[int] = []
-    last, merging_since = 0, None
-    times = pts.tolist()
-    for row, is_above in enumerate(above.tolist()):
-        long_enough = times[row] - times[last] >= min_ticks
-        if is_above:
-            last = row
-        if merging_since is not None:
-            if long_enough and not is_above and times[last] - times[merging_since] >= min_ticks:
-                merging_since = None
-                cuts.append(last)
-        elif is_above and long_enough:
-            cuts.append(row)
-        elif is_above and cuts:
-            merging_since = row
-    return cuts
-
-
-def adaptive_cuts(
-    score: NDArray[np.float32],
-    pts: NDArray[np.int64],
-    ratio: float,
-    min_score: float,
-    min_ticks: int,
-    width: int = 2,
-) -> list[int]:
-    """Rows at which PySceneDetect's AdaptiveDetector cuts.
-
-    A score of at least `min_score` that is `ratio` times the mean of its `width` neighbours on either side, at least
-    `min_ticks` after the cut before (after the first frame, for the first).
-    """
-    if len(score) < 2 * width + 1:
-        return []
-    windows = np.lib.stride_tricks.sliding_window_view(score.astype(np.float64), 2 * width + 1)
-    target = windows[:, width]
-    around = np.delete(windows, width, axis=1).sum(1) / (2.0 * width)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratios = np.where(np.abs(around) < 1e-5, np.where(target >= min_score, 255.0, 0.0), target / around)
-    cuts: list[int] = []
-    last_pts = int(pts[0])
-    for row in (np.flatnonzero((ratios >= ratio) & (target >= min_score)) + width).tolist():
-        if pts[row] - last_pts >= min_ticks:
-            cuts.append(row)
-            last_pts = int(pts[row])
-    return cuts
-
-
-def _detections(
-    level: LevelScores, threshold: float, min_scene_s: float, signals: Signals
-) -> Iterator[_Found]:
-    min_ticks = ceil(Fraction(min_scene_s).limit_denominator(1_000_000) / signals.time_base)
-    for row in content_cuts(level.score, level.pts, threshold, min_ticks):
-        first = int(level.frame[row]) if level.fps is None else int(level.frame[row - 1]) + 1
-        yield _Found(first, int(level.frame[row]), float(level.score[row]) / threshold, level.fps is None)
+def _detections(scores: LevelScores, level: Level, signals: Signals, config: CutConfig) -> Iterator[_Found]:
+    min_ticks = ceil(Fraction(config.min_scene_s).limit_denominator(1_000_000) / signals.time_base)
+    limit = level.limit
+    if config.calibration is not None and level.detector == "content":
+        limit = config.calibration.threshold(scores.score, limit)
+    for row, strength in detections(scores, level.detector, limit, min_ticks):
+        frame = int(scores.frame[row])
+        first = frame if level.fps is None else int(scores.frame[row - 1]) + 1
+        yield _Found(first, frame, strength, level.fps is None)
 
 
 def _clusters(found: list[_Found], join_s: float, signals: Signals) -> Iterator[list[_Found]]:
@@ -196,6 +193,10 @@ def _resolve(cluster: list[_Found], signals: Signals) -> list[Cut]:
         return [_cut(item.frame, item.frame, "hard", item.strength, signals) for item in exact]
     first, last = min(item.first for item in cluster), max(item.frame for item in cluster)
     return [_cut(first, last, "gradual", max(item.strength for item in cluster), signals)]
+
+
+def _cut_of(change: Transition, kind: str, signals: Signals) -> Cut:
+    return _cut(change.start, change.end, kind, change.strength, signals)
 
 
 def _cut(first: int, frame: int, kind: str, strength: float, signals: Signals) -> Cut:

@@ -242,6 +242,12 @@ class Frame:
         )
 
     @cached_property
+    def tiny_rgb(self) -> NDArray[np.uint8]:
+        """[27, 48, 3] as displayed, whatever the aspect: what TransNet V2 sees, scaled as the ffmpeg program does."""
+        size = (27, 48) if self._sizes.rotation_deg % 180 else (48, 27)
+        return self._sizes.upright(self._scaler.rgb(self._image, size, "BICUBIC"))
+
+    @cached_property
     def grid_bgr(self) -> NDArray[np.uint8]:
         """[H, W, 3] as displayed: upright, square pixels."""
         return self._sizes.upright(self._scaler.bgr(self._image, self._sizes.grid, "AREA"))
@@ -284,6 +290,10 @@ class Scaler:
         if image.format.name.startswith("yuv"):
             image = self._scale(image, size, image.format.name, method)
         return self._scale(image, size, "bgr24", method).to_ndarray()
+
+    def rgb(self, image: av.VideoFrame, size: tuple[int, int], method: str) -> NDArray[np.uint8]:
+        """[H, W, 3], in one step."""
+        return self._scale(image, size, "rgb24", method).to_ndarray()
 
     def gray(self, image: av.VideoFrame, size: tuple[int, int], method: str) -> NDArray[np.uint8]:
         """[H, W] luma."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, Literal, Protocol
 
 import cv2
 import numpy as np
@@ -23,6 +23,7 @@ from curation.frames import DETECTOR_LONG_PX, Decoded, Decoder, Frame, Scaler, S
 from curation.grid_frames import GridFrame, GridObserver
 from curation.media import Media, MediaLimits, Probe, open_video, probe_opened
 from curation.motion import FlowObserver, FlowPairs
+from curation.transnet import TransNetObserver
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,11 @@ class ScanConfig:
     """What the scan measures, and on which pictures."""
 
     level_fps: tuple[float | None, ...] = (None, 8.0, 2.0)
-    """Frame rates of the cut detectors; None is every frame."""
+    """Frame rates at which content scores are measured, for the content and adaptive detectors; None is every frame."""
+    detectors: tuple[tuple[Literal["histogram", "hash", "threshold"], float | None], ...] = ()
+    """Further detectors whose scores are measured, each with its frame rate; None is every frame."""
+    transnet: bool = False
+    """Let TransNet V2 look for cuts too: the best finder of the hard cases, at some 40 ms of one core a frame."""
     evidence: bool = True
     """Measure evidence of scene changes, by which cuts are found far better than by detectors' thresholds."""
     flow_fps: float = 2.0
@@ -108,14 +113,14 @@ def _scan_opened(media: Media, config: ScanConfig, spool: Callable[[GridFrame], 
         for observer in observers.values():
             observer.observe(frame)
     found = {name: observer.finish() for name, observer in observers.items()}
-    measures: list[Measure] = [*found.get("lags", ()), *found.get("blends", ())]
+    measures: list[Measure] = [m for name in ("lags", "blends", "transnet") for m in found.get(name, ())]
     signals = Signals(
         time_base=decoder.time_base,
         pts=decoder.pts,
         end_pts=decoder.end_pts,
         brightness=found["brightness"],
         damaged=np.array(damaged, np.int32),
-        levels=tuple(found[f"level {fps}"] for fps in config.level_fps),
+        levels=tuple(found[level] for level in _levels(config)),
         measures={measure.name: measure for measure in measures},
     )
     return ScanResult(
@@ -129,13 +134,20 @@ def _scan_opened(media: Media, config: ScanConfig, spool: Callable[[GridFrame], 
     )
 
 
+def _levels(config: ScanConfig) -> list[tuple[str, float | None]]:
+    """What is measured for the cascade, each once."""
+    return list(dict.fromkeys([*(("content", fps) for fps in config.level_fps), *config.detectors]))
+
+
 def _observers(
     config: ScanConfig, time_base: Fraction, spool: Callable[[GridFrame], None]
-) -> dict[str, Observer]:
+) -> dict[Any, Observer]:
     evidence = {"lags": LagObserver(), "blends": BlendObserver(time_base)} if config.evidence else {}
+    learned = {"transnet": TransNetObserver()} if config.transnet else {}
     return {
-        **{f"level {fps}": LevelObserver(fps, time_base) for fps in config.level_fps},
+        **{level: LevelObserver(level[1], time_base, level[0]) for level in _levels(config)},
         **evidence,
+        **learned,
         "brightness": BrightnessObserver(),
         "flow": FlowObserver(config.flow_fps, time_base),
         "grid": GridObserver(config.grid_fps, time_base, config.jpeg_quality, spool),

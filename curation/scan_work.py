@@ -12,7 +12,7 @@ import polars as pl
 
 from curation.changes import Measure
 from curation.clips import ClipConfig, Span, spans
-from curation.cut_detectors import LevelScores, Signals
+from curation.cut_detectors import MEASURES, LevelScores, Signals
 from curation.cuts import Cut, CutConfig, merge_cuts
 from curation.engine.work import Outputs, Unit, in_batches, settled
 from curation.grid_frames import GridFrame
@@ -123,7 +123,7 @@ def signal_rows(video_id: str, signals: Signals) -> Iterator[dict[str, Any]]:
     damaged = signals.damaged
     yield _signal("damaged", None, video_id, damaged, signals.pts[damaged], np.ones(len(damaged)))
     for level in signals.levels:
-        name = f"content@{level.fps:g}" if level.fps else "content"
+        name = f"{level.measure}@{level.fps:g}" if level.fps else level.measure
         yield _signal(name, level.fps, video_id, level.frame, level.pts, level.score)
     for name, measure in signals.measures.items():
         yield _signal(_EVIDENCE + name, None, video_id, measure.frame, measure.pts, measure.value)
@@ -143,7 +143,9 @@ def signals_of(video: Mapping[str, Any], rows: pl.DataFrame) -> Signals:
     by_name = {r["signal"]: r for r in rows.iter_rows(named=True)}
     brightness = by_name["brightness"]
     levels = tuple(
-        LevelScores(r["rate_fps"], *_columns(r)) for name, r in by_name.items() if name.startswith("content")
+        LevelScores(r["rate_fps"], *_columns(r), measure)
+        for name, r in by_name.items()
+        if (measure := name.partition("@")[0]) in MEASURES
     )
     measures = {name.removeprefix(_EVIDENCE): r for name, r in by_name.items() if name.startswith(_EVIDENCE)}
     return Signals(
@@ -184,7 +186,7 @@ class CutWork:
     def __post_init__(self) -> None:
         settings = {"cuts": asdict(self.cuts), "clips": asdict(self.clips)}
         reads = ("videos", "frame_scores")
-        object.__setattr__(self, "step", Step("cut", 1, reads, ("clips", "cuts"), settings))
+        object.__setattr__(self, "step", Step("cut", 2, reads, ("clips", "cuts"), settings))
 
     def split(self, ledger: Ledger, shard: str, ids: Sequence[tuple]) -> Iterable[Sequence[tuple]]:
         return in_batches(ids, 64)

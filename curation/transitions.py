@@ -39,6 +39,8 @@ class EvidenceConfig:
     """Largest change of the calmer side of a transition in as much time, over its own; steady motion comes to 1."""
     wipe_switch: float = 0.15
     """Largest distance of a wipe's pixels from the nearer end, over that of the ends."""
+    flash_rise: float = 20.0
+    """Least rise of the mean brightness (0..255) with which a flash of light begins and ends."""
 
 
 @dataclass(frozen=True)
@@ -91,17 +93,54 @@ def _sides(measures: Mapping[str, Measure], kind: str) -> _Sides:
 
 
 def _returns(measures: Mapping[str, Measure], pixels: NDArray, colours: NDArray) -> NDArray[np.bool_]:
-    """Whether the picture from before a change comes back soon after it, or did so with it: a flash.
-
-    Where things move meanwhile the pixels come back in part, and the colours do.
-    """
+    """Whether the picture from before a change comes back soon after it, or did so with it: a flash."""
     back = np.zeros(len(pixels), bool)
     for lag in LAGS[1:]:
         for offset in (0, lag - 1):  # the change is the end of the flash, or its begin
             apart = _shifted(measures[f"lag_{lag}"].value, lag, offset)
             recoloured = _shifted(measures[f"colour_{lag}"].value, lag, offset)
-            back |= (apart < pixels / 3) | ((apart < pixels / 2) & (recoloured < colours / 3))
+            back |= _is_back(apart, pixels, recoloured, colours)
     return back
+
+
+def flashes(
+    measures: Mapping[str, Measure], brightness: NDArray[np.float32], config: EvidenceConfig
+) -> list[Transition]:
+    """Flashes of light, in order: frames [start, end) that are brighter than both sides, which show one picture.
+
+    The picture of the frame before comes back at most 12 frames later, by the same measure as in `_returns`.
+    """
+    rise = np.diff(brightness.astype(np.float64), prepend=brightness[:1])
+    found: list[Transition] = []
+    for start in np.flatnonzero(rise >= config.flash_rise).tolist():
+        if start == 0 or (found and start < found[-1].end):
+            continue
+        soon = brightness[start : start + LAGS[-1]]
+        over = np.flatnonzero(soon <= brightness[start - 1] + rise[start] / 2)
+        if len(over) and _comes_back(measures, start, start + int(over[0])):
+            strength = float(rise[start]) / config.flash_rise
+            found.append(Transition(start, start + int(over[0]), strength))
+    return found
+
+
+def _comes_back(measures: Mapping[str, Measure], start: int, end: int) -> bool:
+    """Whether the picture before `start` is there again at `end` or shortly after."""
+    pixels, colours = measures["lag_1"].value[start], measures["colour_1"].value[start]
+    for lag in LAGS:
+        row = start - 1 + lag
+        if end <= row < len(measures["lag_1"].value):
+            apart, recoloured = measures[f"lag_{lag}"].value[row], measures[f"colour_{lag}"].value[row]
+            if _is_back(apart, pixels, recoloured, colours):
+                return True
+    return False
+
+
+def _is_back(apart: NDArray, pixels: NDArray, recoloured: NDArray, colours: NDArray) -> NDArray[np.bool_]:
+    """Whether two frames show one picture, given the distances that the change between them made.
+
+    Where things move meanwhile the pixels come back in part, and the colours do.
+    """
+    return (apart < pixels / 3) | ((apart < pixels / 2) & (recoloured < colours / 3))
 
 
 def _shifted(values: NDArray, lag: int, offset: int) -> NDArray:

@@ -10,9 +10,10 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
+from curation.clips import ClipConfig, spans
 from curation.cuts import merge_cuts
 from curation.scan import ScanResult, scan_video
-from curation.scan_work import signal_rows, signals_of, video_columns
+from curation.scan_work import cut_struct, signal_rows, signals_of, video_columns
 from tests.footage import texture, write_video
 from warehouse.schema import TABLES
 
@@ -60,3 +61,19 @@ def test_every_signal_is_named_in_the_video_row(scanned: ScanResult) -> None:
     video, rows = stored(scanned)
     assert video["signals"] == rows["signal"].to_list()
     assert len(set(video["signals"])) == len(video["signals"])
+
+
+def test_a_flash_is_recorded_and_splits_no_clip(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Frames 30 to 32 of one scene are lit; 25 fps."""
+    scene = texture(5, 96, 160)
+    light = np.clip(scene.astype(int) + 120, 0, 255).astype(np.uint8)
+    shown = [light if 30 <= index < 33 else scene for index in range(80)]
+    video = tmp_path_factory.mktemp("flash") / "video.mp4"
+    signals = scan_video(write_video(video, shown)).signals
+    (cut,) = merge_cuts(signals)
+    assert (cut.type, cut.frame, cut_struct(cut)["type"]) == ("flash", 33, "flash")
+    assert np.searchsorted(signals.pts, [cut.start_pts, cut.end_pts]).tolist() == [30, 33]
+    (span,) = spans(signals, [cut], ClipConfig(trim_s=0.2))
+    assert (span.reason, span.num_frames, span.scene_index) == (None, 80, 0)
+    split = spans(signals, [replace(cut, type="hard")], ClipConfig(min_s=0.5))
+    assert len(split) > 1

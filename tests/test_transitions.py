@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from curation.changes import BlendObserver, LagObserver, Measure
-from curation.transitions import EvidenceConfig, Transition, blends, hard_cuts
+from curation.transitions import EvidenceConfig, Transition, blends, flashes, hard_cuts
 from tests.footage import MILLISECOND, frames_of, natural
 
 Picture = NDArray[np.uint8]
@@ -225,3 +225,47 @@ def test_strength_is_one_at_the_threshold() -> None:
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_very_short_videos(count: int) -> None:
     assert found(still(1, count)) == ([], [])
+
+
+def lit(pictures: Sequence[Picture]) -> list[tuple[int, int]]:
+    """Frames of the flashes that are found."""
+    brightness = np.array([picture.max(2).mean() for picture in pictures], np.float32)
+    found = flashes(measure(pictures), brightness, EvidenceConfig())
+    return [(flash.start, flash.end) for flash in found]
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    st.sampled_from(["still", "zoom"]),
+    st.lists(st.integers(1, 8), min_size=1, max_size=3),
+    st.integers(70, 110),
+    st.integers(0, 1000),
+)
+def test_flashes_are_found_to_the_frame(kind: str, lengths: list[int], by: int, seed: int) -> None:
+    pictures, truth = SCENES[kind](seed, 40 * len(lengths) + 20), []
+    for index, length in enumerate(lengths):
+        truth.append((40 * index + 20, 40 * index + 20 + length))
+        pictures = flash(pictures, truth[-1][0], length, by)
+    assert lit(pictures) == truth
+
+
+@pytest.mark.parametrize("length", [1, 2, 4])
+def test_a_short_flash_in_a_pan_is_found(length: int) -> None:
+    assert lit(flash(pan(2, 60), 20, length, 90)) == [(20, 20 + length)]
+
+
+@pytest.mark.parametrize(
+    "pictures",
+    [
+        [*still(1, 40), *still(2, 40)],
+        [*flash(still(1, 40), 0, 40, -90), *still(2, 40)],
+        flash(still(1, 80), 40, 40),
+        flash(still(1, 80), 30, 20),
+        mixed(still(1, 60), still(2, 60), 20),
+        pan(3, 80, 3),
+        flash(still(1, 80), 40, 5, -110),
+    ],
+    ids=["cut", "cut to light", "light on", "lit for long", "dissolve", "pan", "dark for a moment"],
+)
+def test_what_is_no_flash(pictures: list[Picture]) -> None:
+    assert lit(pictures) == []

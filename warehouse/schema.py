@@ -206,7 +206,7 @@ _CUT = pa.struct(
         column("time_s", pa.float64(), "its time from the first frame", unit="s"),
         column("start_pts", pa.int64(), "where the transition begins", unit="ticks"),
         column("end_pts", pa.int64(), "where the transition ends; equals pts", unit="ticks"),
-        column("type", pa.string(), "hard or gradual"),
+        column("type", pa.string(), "hard or gradual; or flash, which parts no scenes"),
         column("confidence", pa.float32(), "0 to 1"),
     ]
 )

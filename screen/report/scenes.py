@@ -108,7 +108,7 @@ def _cut_types(ledger: Ledger) -> pl.DataFrame:
         .filter(pl.col("state") == "done")
         .select(
             "video_id",
-            num=pl.col("cuts").list.len(),
+            num=types.list.count_matches("hard") + types.list.count_matches("gradual"),
             hard=types.list.count_matches("hard"),
             gradual=types.list.count_matches("gradual"),
         )
@@ -119,7 +119,8 @@ def _cuts_of(ledger: Ledger, videos: pl.DataFrame) -> dict[str, list[dict[str, A
     found: dict[str, list[dict[str, Any]]] = {}
     for (shard,), members in videos.partition_by("shard", as_dict=True).items():
         wanted = [("video_id", "in", members["video_id"].to_list())]
-        found |= dict(ledger.read("cuts", shard, ["video_id", "cuts"], wanted).iter_rows())
+        rows = ledger.read("cuts", shard, ["video_id", "cuts"], wanted).iter_rows()
+        found |= {video: [cut for cut in cuts if cut["type"] != "flash"] for video, cuts in rows}
     return found
 
 
