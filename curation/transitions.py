@@ -39,7 +39,7 @@ class EvidenceConfig:
     """Largest change of the calmer side of a transition in as much time, over its own; steady motion comes to 1."""
     wipe_switch: float = 0.15
     """Largest distance of a wipe's pixels from the nearer end, over that of the ends."""
-    flash_rise: float = 20.0
+    flash_rise: float = 12.0
     """Least rise of the mean brightness (0..255) with which a flash of light begins and ends."""
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -246,6 +246,8 @@ def test_flashes_are_found_to_the_frame(kind: str, lengths: list[int], by: int, 
     for index, length in enumerate(lengths):
         truth.append((40 * index + 20, 40 * index + 20 + length))
         pictures = flash(pictures, truth[-1][0], length, by)
+    values = [picture.max(2).mean() for picture in pictures]
+    assume(min(values[start] - values[start - 1] for start, _ in truth) > 15)  # some scenes are nearly white
     assert lit(pictures) == truth
 
 
