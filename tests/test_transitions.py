@@ -266,8 +266,18 @@ def test_a_short_flash_in_a_pan_is_found(length: int) -> None:
         mixed(still(1, 60), still(2, 60), 20),
         pan(3, 80, 3),
         flash(still(1, 80), 40, 5, -110),
+        [*still(1, 40), *flash(still(2, 6), 0, 6), *still(3, 40)],
     ],
-    ids=["cut", "cut to light", "light on", "lit for long", "dissolve", "pan", "dark for a moment"],
+    ids=[
+        "cut",
+        "cut to light",
+        "light on",
+        "lit for long",
+        "dissolve",
+        "pan",
+        "dark for a moment",
+        "short bright scene",
+    ],
 )
 def test_what_is_no_flash(pictures: list[Picture]) -> None:
     assert lit(pictures) == []
