@@ -19,7 +19,7 @@ from curation.frames import Frame, TimeGrid
 
 UNIT = "pixels of a picture whose shorter side is 16 px, per 0.5 s"
 _UNIT_SHORT_PX = 16
-_UNIT_SECONDS = Fraction(1, 2)
+UNIT_SECONDS = Fraction(1, 2)
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class FlowObserver:
         self._last = frame.pts, frame.flow_gray
 
     def _measure(self, pts0: int, gray0: NDArray[np.uint8], frame: Frame) -> None:
-        per_unit = float(_UNIT_SECONDS / ((frame.pts - pts0) * self._time_base))
+        per_unit = float(UNIT_SECONDS / ((frame.pts - pts0) * self._time_base))
         means = flow_means(gray0, frame.flow_gray) * per_unit
         self._pts0.append(pts0)
         self._pts1.append(frame.pts)
@@ -79,10 +79,23 @@ class FlowObserver:
 
 def flow_means(gray0_HW: NDArray[np.uint8], gray1_HW: NDArray[np.uint8]) -> NDArray[np.float64]:
     """(mean length, mean dx, mean dy) of Farneback flow in pixels of a picture with a 16 px shorter side."""
-    flow_HW2 = cv2.calcOpticalFlowFarneback(gray0_HW, gray1_HW, None, 0.5, 3, 15, 3, 5, 1.2, 0)
+    return vector_means(in_unit(farneback(gray0_HW, gray1_HW)))
+
+
+def farneback(gray0_HW: NDArray[np.uint8], gray1_HW: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Flow [H, W, 2] in pixels, to the right and down, with SVD's settings."""
+    return cv2.calcOpticalFlowFarneback(gray0_HW, gray1_HW, None, 0.5, 3, 15, 3, 5, 1.2, 0)
+
+
+def in_unit(flow_HW2: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Flow in pixels of a picture with a 16 px shorter side."""
+    return flow_HW2 * np.float32(_UNIT_SHORT_PX / min(flow_HW2.shape[:2]))
+
+
+def vector_means(flow_HW2: NDArray[np.float32]) -> NDArray[np.float64]:
+    """(mean length, mean dx, mean dy) of flow vectors. Lengths do not cancel, however vectors oppose each other."""
     length_HW = cv2.magnitude(flow_HW2[..., 0], flow_HW2[..., 1])
-    scale = _UNIT_SHORT_PX / min(gray0_HW.shape)
-    return np.array([length_HW.mean(), *flow_HW2.reshape(-1, 2).mean(0)], np.float64) * scale
+    return np.array([length_HW.mean(), *flow_HW2.reshape(-1, 2).mean(0)], np.float64)
 
 
 def clip_motion(flow: FlowPairs, start_pts: int, end_pts: int) -> Motion | None:

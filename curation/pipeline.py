@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from curation.annotate import AnnotateWork
+from curation.annotators.base import is_on
 from curation.annotators.registry import ANNOTATORS
 from curation.clips import ClipConfig
 from curation.cuts import CutConfig
@@ -41,8 +42,9 @@ class CurationConfig:
 
 
 def default_annotators(**configs: Any) -> tuple[tuple[str, Any], ...]:
-    """Every registered annotator with its default config, or the one given by its name."""
-    return tuple((name, configs.get(name, kind.config_type())) for name, kind in ANNOTATORS.items())
+    """Every registered annotator that is on, with its default config or the one given by its name."""
+    chosen = ((name, configs.get(name, kind.config_type())) for name, kind in ANNOTATORS.items())
+    return tuple((name, config) for name, config in chosen if is_on(config))
 
 
 def hash_work(config: CurationConfig) -> HashWork:

@@ -31,6 +31,7 @@ class Score:
 
 SCORES: dict[str, Score] = {
     "motion": Score("motion", "score", "high", True),
+    "raft_motion": Score("raft_motion", "score", "high", True),
     "text_area": Score("text_area", "score", "low", True),
     "sharpness": Score("sharpness", "score", "high", True),
     "brightness": Score("sharpness", "brightness", "high", True),

@@ -64,7 +64,7 @@ def annotate(name: str, flags: Mapping[str, Any], toml: str | Path | None = None
     """Computes one annotator's table, and of the others what depends on it, over clips that are there; selects again.
 
     Raises:
-        SettingsError: there is no such annotator.
+        SettingsError: there is no such annotator, or it is off.
         WarehouseError: there is no warehouse.
     """
     if name not in ANNOTATORS:
@@ -74,6 +74,10 @@ def annotate(name: str, flags: Mapping[str, Any], toml: str | Path | None = None
         )
     settings, _, current = current_settings(flags, toml)
     config = settings.curation()
+    if name not in dict(config.annotators):
+        raise SettingsError(
+            f"annotator {name!r} is off; name its weights by --set annotators.{name}.weights=FILE"
+        )
     wanted = tuple((n, c) for n, c in config.annotators if n in current.keys or n == name)
     config = replace(config, annotators=wanted)
     with open_engine(settings, make_plan(config)) as engine:

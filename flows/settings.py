@@ -21,7 +21,7 @@ from curation.clips import ClipConfig
 from curation.cuts import CutConfig
 from curation.ingest import ShardSize
 from curation.media import MediaLimits
-from curation.pipeline import CurationConfig
+from curation.pipeline import CurationConfig, default_annotators
 from curation.scan import ScanConfig
 from curation.selection import SelectionConfig
 from flows.profiles import PROFILES
@@ -98,7 +98,7 @@ class CurateSettings(Section):
             scan=self.scan,
             cuts=self.cuts,
             clips=self.clips,
-            annotators=tuple((name, getattr(self.annotators, name)) for name in ANNOTATORS),
+            annotators=default_annotators(**dict(self.annotators)),
             selection=self.selection,
             video_timeout_s=self.video_timeout_s,
         )

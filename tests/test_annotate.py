@@ -119,4 +119,24 @@ def test_a_file_that_cannot_be_used_says_why(
 def test_an_annotator_that_is_not_there_is_named_with_those_that_are(warehouse: Path) -> None:
     done = cutroom("annotate", warehouse, "beauty", env=env_of(warehouse))
     assert done.returncode == 2
-    assert "there is no annotator 'beauty'; known are motion, text_area" in done.stderr
+    assert "there is no annotator 'beauty'; known are motion, raft_motion, text_area" in done.stderr
+
+
+def test_an_annotator_that_needs_weights_is_off_until_they_are_named(
+    warehouse: Path, test_data: Path
+) -> None:
+    env = env_of(warehouse)
+    off = cutroom("annotate", warehouse, "raft_motion", env=env)
+    assert off.returncode == 2
+    assert "annotators.raft_motion.weights=FILE" in off.stderr
+    assert not (warehouse / "raft_motion").exists()
+    weights = test_data / "weights" / "raft_small_torchvision_keys.pth"
+    small = [f"annotators.raft_motion.{name}={value}" for name, value in (("width", 128), ("height", 128))]
+    settings = [
+        part for each in (f"annotators.raft_motion.weights={weights}", *small) for part in ("--set", each)
+    ]
+    done = run("annotate", warehouse, "raft_motion", *settings, env=env)
+    assert done["states"]["raft_motion"] == done["states"]["motion"]
+    both = table(warehouse, "raft_motion").join(table(warehouse, "motion"), on="clip_id", suffix="_farneback")
+    assert both.select(pl.corr("score", "score_farneback")).item() > 0.9
+    assert cutroom("audit", warehouse, env=env).returncode == 0

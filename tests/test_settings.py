@@ -49,7 +49,13 @@ def test_defaults_are_those_of_the_layers_below() -> None:
     config = settings.curation()
     own = {"annotators": config.annotators}
     assert config == dataclasses.replace(CurationConfig(), **own)
-    assert dict(config.annotators) == {name: kind.config_type() for name, kind in ANNOTATORS.items()}
+    on = {name: kind.config_type() for name, kind in ANNOTATORS.items() if name != "raft_motion"}
+    assert dict(config.annotators) == on
+
+
+def test_raft_is_on_once_its_weights_are_named() -> None:
+    flags = {"annotators": {"raft_motion": {"weights": "raft.pth"}}}
+    assert dict(load(flags).curation().annotators)["raft_motion"].weights == "raft.pth"
 
 
 def test_flags_come_before_the_file_before_the_environment_before_the_defaults() -> None:

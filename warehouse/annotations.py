@@ -33,6 +33,21 @@ _MOTION = _per_clip(
     column("num_pairs", pa.int32(), "pairs averaged"),
 )
 
+_RAFT_MOTION = _per_clip(
+    "raft_motion",
+    column(
+        "score",
+        pa.float32(),
+        "mean length of RAFT's flow vectors over the pairs of grid frames inside the clip",
+        unit="px of a frame with a short side of 16 px, per 0.5 s",
+        source="SVD, appendix; Teed and Deng 2020",
+    ),
+    column("dx", pa.float32(), "mean horizontal flow, right is positive", unit="as score"),
+    column("dy", pa.float32(), "mean vertical flow, down is positive", unit="as score"),
+    column("num_pairs", pa.int32(), "pairs averaged"),
+    column("network", pa.string(), "raft_small or raft_large"),
+)
+
 _TEXT_AREA = _per_clip(
     "text_area",
     column(
@@ -153,6 +168,7 @@ _SIMILARITY = _per_clip(
 
 ANNOTATIONS = (
     _MOTION,
+    _RAFT_MOTION,
     _TEXT_AREA,
     _SHARPNESS,
     _QUALITY,

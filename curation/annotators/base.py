@@ -82,6 +82,11 @@ class Skipped:
 Outcome = Done | Failed | Skipped
 
 
+def is_on(config: Any) -> bool:
+    """Whether curation runs the annotator of this config: a config that has `enabled` says so itself, others are on."""
+    return getattr(config, "enabled", True)
+
+
 class Annotator(Protocol):
     """Computes one table. Built from its frozen config; `load` is called once in each worker process."""
 

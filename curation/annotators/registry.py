@@ -24,6 +24,7 @@ from curation.annotators.embeddings import EmbeddingsAnnotator
 from curation.annotators.fingerprints import FingerprintsAnnotator
 from curation.annotators.motion import MotionAnnotator
 from curation.annotators.quality import QualityAnnotator
+from curation.annotators.raft_motion import RaftMotionAnnotator
 from curation.annotators.sharpness import SharpnessAnnotator
 from curation.annotators.similarity import SimilarityAnnotator
 from curation.annotators.summaries import SummariesAnnotator
@@ -38,6 +39,7 @@ ANNOTATORS: dict[str, type[Annotator]] = {
     kind.name: kind
     for kind in (
         MotionAnnotator,
+        RaftMotionAnnotator,
         TextAreaAnnotator,
         SharpnessAnnotator,
         QualityAnnotator,
