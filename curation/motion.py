@@ -2,7 +2,8 @@
 
 Farneback flow between consecutive grid frames (2 fps) on pictures of `flow_short_px`, the mean over pixels of the
 length of each flow vector, and the signed means of its parts. The mean of lengths says how much moves; the signed
-means only whether it moves together (a camera pan), and cancel out otherwise.
+means only whether it moves together (a camera pan), and cancel out otherwise. `curation.camera` parts the camera's
+share of each pair's flow from that of what it films.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from curation.camera import PARTS, CameraMotion, camera_motion
 from curation.frames import Frame, TimeGrid
 
 UNIT = "pixels of a picture whose shorter side is 16 px, per 0.5 s"
@@ -34,6 +36,13 @@ class FlowPairs:
     """Signed mean to the right of the displayed picture."""
     dy: NDArray[np.float32]
     """Signed mean downwards in the displayed picture."""
+    camera_motion: NDArray[np.float32]
+    """This and the following: see `CameraMotion`; NaN for a pair that no camera explains."""
+    object_motion: NDArray[np.float32]
+    camera_dx: NDArray[np.float32]
+    camera_dy: NDArray[np.float32]
+    camera_zoom: NDArray[np.float32]
+    camera_roll: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -44,6 +53,9 @@ class Motion:
     dx: float
     dy: float
     num_pairs: int
+    camera: CameraMotion | None
+    """Means over the pairs that a camera explains; None where there are none."""
+    num_camera_pairs: int
 
 
 class FlowObserver:
@@ -66,15 +78,22 @@ class FlowObserver:
 
     def _measure(self, pts0: int, gray0: NDArray[np.uint8], frame: Frame) -> None:
         per_unit = float(UNIT_SECONDS / ((frame.pts - pts0) * self._time_base))
-        means = flow_means(gray0, frame.flow_gray) * per_unit
         self._pts0.append(pts0)
         self._pts1.append(frame.pts)
-        self._means.extend(means.tolist())
+        self._means.extend((pair_means(gray0, frame.flow_gray) * per_unit).tolist())
 
     def finish(self) -> FlowPairs:
         """All pairs of the video."""
-        means = np.array(self._means, np.float32).reshape(-1, 3)
+        means = np.array(self._means, np.float32).reshape(-1, 3 + len(PARTS))
         return FlowPairs(np.array(self._pts0, np.int64), np.array(self._pts1, np.int64), *means.T.copy())
+
+
+def pair_means(gray0_HW: NDArray[np.uint8], gray1_HW: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """`flow_means`, and the parts of `CameraMotion` (NaN where there is none), all in pixels as there."""
+    flow_HW2 = farneback(gray0_HW, gray1_HW)
+    camera = camera_motion(gray0_HW, gray1_HW, flow_HW2)
+    parts = [getattr(camera, part, np.nan) for part in PARTS]
+    return np.array([*vector_means(flow_HW2), *parts]) * (_UNIT_SHORT_PX / min(gray0_HW.shape))
 
 
 def flow_means(gray0_HW: NDArray[np.uint8], gray1_HW: NDArray[np.uint8]) -> NDArray[np.float64]:
@@ -95,7 +114,7 @@ def in_unit(flow_HW2: NDArray[np.float32]) -> NDArray[np.float32]:
 def vector_means(flow_HW2: NDArray[np.float32]) -> NDArray[np.float64]:
     """(mean length, mean dx, mean dy) of flow vectors. Lengths do not cancel, however vectors oppose each other."""
     length_HW = cv2.magnitude(flow_HW2[..., 0], flow_HW2[..., 1])
-    return np.array([length_HW.mean(), *flow_HW2.reshape(-1, 2).mean(0)], np.float64)
+    return np.array([cv2.mean(length_HW)[0], *cv2.mean(flow_HW2)[:2]])
 
 
 def clip_motion(flow: FlowPairs, start_pts: int, end_pts: int) -> Motion | None:
@@ -107,4 +126,11 @@ def clip_motion(flow: FlowPairs, start_pts: int, end_pts: int) -> Motion | None:
     if not inside.any():
         return None
     means = (float(part[inside].mean(dtype=np.float64)) for part in (flow.magnitude, flow.dx, flow.dy))
-    return Motion(*means, num_pairs=int(inside.sum()))
+    known = inside & ~np.isnan(flow.camera_motion)
+    parts = {part: float(getattr(flow, part)[known].mean(dtype=np.float64)) for part in PARTS if known.any()}
+    return Motion(
+        *means,
+        int(inside.sum()),
+        camera=CameraMotion(**parts) if parts else None,
+        num_camera_pairs=int(known.sum()),
+    )

@@ -42,7 +42,7 @@ class ScanWork:
     def __post_init__(self) -> None:
         settings = {"scan": asdict(self.config), "limits": asdict(self.limits)}
         writes = ("frame_scores", "flow", "grid_frames", "videos")
-        object.__setattr__(self, "step", Step("scan", 4, ("shards",), writes, settings))
+        object.__setattr__(self, "step", Step("scan", 5, ("shards",), writes, settings))
 
     def split(self, ledger: Ledger, shard: str, ids: Sequence[tuple]) -> Iterable[Sequence[tuple]]:
         return in_batches(ids, 1)
@@ -169,8 +169,11 @@ def _columns(row: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray
 
 
 def flow_row(video_id: str, flow: FlowPairs) -> dict[str, Any]:
-    """A video's row in `flow`."""
-    return {"video_id": video_id} | {name: column.tolist() for name, column in vars(flow).items()}
+    """A video's row in `flow`; what is not known of a pair is null."""
+    lists = {name: column.tolist() for name, column in vars(flow).items()}
+    return {"video_id": video_id} | {
+        name: [None if value != value else value for value in values] for name, values in lists.items()
+    }
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,8 @@ class Score:
 
 SCORES: dict[str, Score] = {
     "motion": Score("motion", "score", "high", True),
+    "camera_motion": Score("motion", "camera_motion", "low", True),
+    "object_motion": Score("motion", "object_motion", "high", True),
     "raft_motion": Score("raft_motion", "score", "high", True),
     "text_area": Score("text_area", "score", "low", True),
     "sharpness": Score("sharpness", "score", "high", True),

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from curation.camera import CameraMotion
 from curation.motion import FlowPairs, Motion, clip_motion, flow_means
 from curation.scan import ScanConfig, scan_video
 from tests.footage import MILLISECOND, texture, write_video
@@ -101,8 +102,9 @@ def test_a_variable_rate_changes_neither_pairs_nor_score(tmp_path: Path) -> None
 
 def _random_flow(rows: int) -> FlowPairs:
     pts = np.arange(rows + 1) * 500
-    values = np.random.default_rng(rows).normal(size=(3, rows)).astype(np.float32)
-    return FlowPairs(pts[:-1], pts[1:], np.abs(values[0]), values[1], values[2])
+    values = np.random.default_rng(rows).normal(size=(9, rows)).astype(np.float32)
+    values[3:, ::3] = np.nan
+    return FlowPairs(pts[:-1], pts[1:], np.abs(values[0]), *values[1:])
 
 
 @given(st.integers(0, 12), st.integers(-600, 6000), st.integers(0, 4000))
@@ -117,6 +119,12 @@ def test_only_pairs_wholly_inside_count(rows: int, start: int, length: int) -> N
     assert found.magnitude == pytest.approx(np.mean([flow.magnitude[i] for i in inside], dtype=float))
     assert found.dx == pytest.approx(np.mean([flow.dx[i] for i in inside], dtype=float))
     assert found.dy == pytest.approx(np.mean([flow.dy[i] for i in inside], dtype=float))
+    known = [i for i in inside if i % 3]
+    assert found.num_camera_pairs == len(known)
+    assert (found.camera is None) == (not known)
+    if known:
+        zooms = [flow.camera_zoom[i] for i in known]
+        assert found.camera.camera_zoom == pytest.approx(np.mean(zooms, dtype=float))
 
 
 def test_a_pair_across_a_cut_would_spoil_a_still_and_is_dropped(tmp_path: Path) -> None:
@@ -143,6 +151,8 @@ def test_real_flow_is_near_its_ground_truth(test_data: Path) -> None:
 
 
 def test_motion_is_a_plain_record() -> None:
-    flow = FlowPairs(*(np.array([v]) for v in (0, 500, 2.0, -1.0, 0.5)))
-    assert clip_motion(flow, 0, 501) == Motion(magnitude=2.0, dx=-1.0, dy=0.5, num_pairs=1)
+    values = (0, 500, 2.0, -1.0, 0.5, 1.0, 0.25, -0.75, 0.5, 0.125, -0.125)
+    flow = FlowPairs(*(np.array([v]) for v in values))
+    camera = CameraMotion(1.0, 0.25, -0.75, 0.5, 0.125, -0.125)
+    assert clip_motion(flow, 0, 501) == Motion(2.0, -1.0, 0.5, 1, camera=camera, num_camera_pairs=1)
     assert clip_motion(flow, 0, 500) is None

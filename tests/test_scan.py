@@ -34,7 +34,9 @@ def same(a: ScanResult, b: ScanResult) -> bool:
         for r in (a, b)
     ]
     facts = [(r.probe, r.signals.end_pts, r.decode_errors, r.moved_pts) for r in (a, b)]
-    return facts[0] == facts[1] and all(np.array_equal(x, y) for x, y in zip(*arrays, strict=True))
+    return facts[0] == facts[1] and all(
+        np.array_equal(x, y, equal_nan=True) for x, y in zip(*arrays, strict=True)
+    )
 
 
 def test_every_frame_is_decoded_once(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,6 +43,7 @@ SELECTION = SelectionConfig(
 )
 PER_CLIP = (
     "motion",
+    "raft_motion",
     "text_area",
     "sharpness",
     "quality",
@@ -356,13 +357,24 @@ def _quality(rng: np.random.Generator, _: Shot) -> dict[str, Any]:
     return letterbox | pillarbox | rest | measured
 
 
+def _moved(rng: np.random.Generator) -> dict[str, Any]:
+    return {"score": float(rng.lognormal(-1, 1)), "dx": 0.1, "dy": -0.2, "num_pairs": 5}
+
+
 def _mean_of_frames(rng: np.random.Generator, low: float, high: float) -> dict[str, Any]:
     scores = rng.uniform(low, high, 3).tolist()
     return {"model": "embedded", "score": float(np.mean(scores)), "scores": scores}
 
 
 _COLUMNS: dict[str, Callable[[np.random.Generator, Shot], dict[str, Any]]] = {
-    "motion": lambda rng, _: {"score": float(rng.lognormal(-1, 1)), "dx": 0.1, "dy": -0.2, "num_pairs": 5},
+    "motion": lambda rng, _: {
+        **_moved(rng),
+        "camera": "mixed",
+        **{name: float(rng.lognormal(-1, 1)) for name in ("camera_motion", "object_motion")},
+        **{f"camera_{part}": float(rng.normal()) for part in ("dx", "dy", "zoom", "roll")},
+        "num_camera_pairs": 5,
+    },
+    "raft_motion": lambda rng, _: _moved(rng) | {"network": "raft_small"},
     "text_area": _text_area,
     "sharpness": lambda rng, _: {
         "score": float(rng.normal(5, 1)),

@@ -31,6 +31,39 @@ _MOTION = _per_clip(
     column("dx", pa.float32(), "mean horizontal flow, right is positive", unit="as score"),
     column("dy", pa.float32(), "mean vertical flow, down is positive", unit="as score"),
     column("num_pairs", pa.int32(), "pairs averaged"),
+    column(
+        "camera",
+        pa.string(),
+        "what the camera does: static, pan_left, pan_right, tilt_up, tilt_down, zoom_in, zoom_out, roll or mixed; null, "
+        "as the next six, where no camera explains the flow of any pair",
+    ),
+    column("camera_motion", pa.float32(), "mean length of the flow that the camera makes", unit="as score"),
+    column(
+        "object_motion",
+        pa.float32(),
+        "mean length of the flow that is left where the camera does not explain the picture",
+        unit="as score",
+    ),
+    column(
+        "camera_dx",
+        pa.float32(),
+        "mean shift of the content by the camera, right is positive",
+        unit="as score",
+    ),
+    column("camera_dy", pa.float32(), "the same, down is positive", unit="as score"),
+    column(
+        "camera_zoom",
+        pa.float32(),
+        "mean growth of the content, as the mean shift that it makes",
+        unit="as score",
+    ),
+    column(
+        "camera_roll",
+        pa.float32(),
+        "mean clockwise turn of the content, as the shift it makes",
+        unit="as score",
+    ),
+    column("num_camera_pairs", pa.int32(), "pairs whose flow a camera explains"),
 )
 
 _RAFT_MOTION = _per_clip(

@@ -180,6 +180,27 @@ _FLOW = Table(
         ),
         column("dx", pa.list_(pa.float32()), "mean horizontal flow, right is positive", unit="as magnitude"),
         column("dy", pa.list_(pa.float32()), "mean vertical flow, down is positive", unit="as magnitude"),
+        column(
+            "camera_motion",
+            pa.list_(pa.float32()),
+            "mean length of the flow that the camera makes; null, as the next five, where no camera explains the flow",
+            unit="as magnitude",
+        ),
+        column(
+            "object_motion",
+            pa.list_(pa.float32()),
+            "mean length of the flow that is left where the camera does not explain the picture",
+            unit="as magnitude",
+        ),
+        *(
+            column(f"camera_{part}", pa.list_(pa.float32()), meaning, unit="as magnitude")
+            for part, meaning in (
+                ("dx", "shift of the content by the camera, right is positive"),
+                ("dy", "shift of the content by the camera, down is positive"),
+                ("zoom", "growth of the content, as the mean shift that it makes"),
+                ("roll", "clockwise turn of the content, as the mean shift that it makes"),
+            )
+        ),
     ),
     _DONE_VIDEOS,
     stateful=False,
