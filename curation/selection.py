@@ -35,6 +35,7 @@ SCORES: dict[str, Score] = {
     "object_motion": Score("motion", "object_motion", "high", True),
     "raft_motion": Score("raft_motion", "score", "high", True),
     "text_area": Score("text_area", "score", "low", True),
+    "overlays": Score("overlays", "score", "low", True),
     "sharpness": Score("sharpness", "score", "high", True),
     "brightness": Score("sharpness", "brightness", "high", True),
     "contrast": Score("quality", "contrast", "high", True),

@@ -45,6 +45,7 @@ PER_CLIP = (
     "motion",
     "raft_motion",
     "text_area",
+    "overlays",
     "sharpness",
     "quality",
     "fingerprints",
@@ -376,6 +377,7 @@ _COLUMNS: dict[str, Callable[[np.random.Generator, Shot], dict[str, Any]]] = {
     },
     "raft_motion": lambda rng, _: _moved(rng) | {"network": "raft_small"},
     "text_area": _text_area,
+    "overlays": lambda rng, _: {"score": float(rng.uniform(0, 0.1)), "boxes": [], "num_frames": 8},
     "sharpness": lambda rng, _: {
         "score": float(rng.normal(5, 1)),
         "brightness": float(rng.uniform(0.2, 0.8)),

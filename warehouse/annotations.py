@@ -100,6 +100,24 @@ _TEXT_AREA = _per_clip(
     column("engine", pa.string(), "which detector read it"),
 )
 
+_OVERLAYS = _per_clip(
+    "overlays",
+    column(
+        "score",
+        pa.float32(),
+        "area of what stays at its place while the scene moves: logos, watermarks, lower thirds",
+        unit="share of the frame",
+        source="Dekel et al. 2017, section 3.1",
+    ),
+    column(
+        "boxes",
+        pa.list_(pa.list_(pa.float32())),
+        "left, top, right, bottom of each, the largest first",
+        unit="share of the frame's width and height",
+    ),
+    column("num_frames", pa.int32(), "frames that were compared"),
+)
+
 _SHARPNESS = _per_clip(
     "sharpness",
     column(
@@ -203,6 +221,7 @@ ANNOTATIONS = (
     _MOTION,
     _RAFT_MOTION,
     _TEXT_AREA,
+    _OVERLAYS,
     _SHARPNESS,
     _QUALITY,
     _FINGERPRINTS,

@@ -23,6 +23,7 @@ from curation.annotators.captions import CaptionsAnnotator
 from curation.annotators.embeddings import EmbeddingsAnnotator
 from curation.annotators.fingerprints import FingerprintsAnnotator
 from curation.annotators.motion import MotionAnnotator
+from curation.annotators.overlays import OverlaysAnnotator
 from curation.annotators.quality import QualityAnnotator
 from curation.annotators.raft_motion import RaftMotionAnnotator
 from curation.annotators.sharpness import SharpnessAnnotator
@@ -41,6 +42,7 @@ ANNOTATORS: dict[str, type[Annotator]] = {
         MotionAnnotator,
         RaftMotionAnnotator,
         TextAreaAnnotator,
+        OverlaysAnnotator,
         SharpnessAnnotator,
         QualityAnnotator,
         FingerprintsAnnotator,

@@ -1,7 +1,7 @@
 """How much of a clip's picture is covered by text: first, middle and last frame, as SVD's appendix C has it.
 
 Boxes that overlap count once (their union), and the largest of the three areas is the score: a title that is seen in
-one frame spoils the clip.
+one frame spoils the clip. Areas are shares of the whole frame, black bars included; table quality has the bars.
 """
 
 from __future__ import annotations
