@@ -76,6 +76,28 @@ def test_reads_the_lines_of_the_pictures_with_known_text(test_data: Path, rapid:
             assert best > 0.8, (name, line, read)
 
 
+@pytest.mark.long
+def test_recall_and_area_error_that_the_settings_state(
+    test_data: Path, rapid: RapidEngine, annotator: TextAreaAnnotator
+) -> None:
+    """Every third frame of footage with burnt-in lines, and every picture whose text is known."""
+    (truth,) = json.loads((test_data / "burnt_text.json").read_text())["videos"]
+    numbers = list(range(0, 150, 3))
+    overlaps, errors = [], []
+    for number, frame in zip(numbers, video_frames(test_data / truth["file"], numbers), strict=True):
+        items = [item for item in truth["items"] if item["start"] <= number < item["end"]]
+        found = rapid.find(frame)
+        overlaps += [max((overlap(f, item["box_xyxy"]) for f in found), default=0.0) for item in items]
+        (outcome,) = annotator.annotate([clip_of([frame])])
+        errors.append(outcome.columns["score"] - sum(item["area_ratio"] for item in items))
+    assert np.mean(np.array(overlaps) >= 0.5) >= 0.98
+    assert np.mean(np.abs(errors)) < 0.005 and np.max(np.abs(errors)) < 0.015
+    lines = {n: t["lines"] for n, t in json.loads((test_data / "ocr.json").read_text()).items()}
+    read = {n: [f.text or "" for f in rapid.find(picture(test_data / "ocr" / n))] for n in lines}
+    alike = [max(SequenceMatcher(None, line, t).ratio() for t in read[n]) for n in lines for line in lines[n]]
+    assert len(alike) == 38 and min(alike) > 0.8
+
+
 def test_a_clip_scores_its_worst_frame_and_keeps_each_text_once(
     test_data: Path, annotator: TextAreaAnnotator
 ) -> None:
@@ -155,7 +177,8 @@ def test_craft_finds_the_box_that_its_network_marks(tmp_path: Path) -> None:
     (outcome,) = annotator.annotate([clip_of([frame])])
     assert isinstance(outcome, Done)
     check_columns("text_area", outcome)
-    assert outcome.columns["engine"] == "easyocr-craft" and outcome.columns["text"] == []
+    assert outcome.columns["engine"] == "easyocr-craft with weights of its own"
+    assert outcome.columns["text"] == []
     assert 0.12 < outcome.columns["score"] < 0.25
 
 

@@ -97,7 +97,9 @@ _TEXT_AREA = _per_clip(
         unit="share of the frame",
     ),
     column("text", pa.list_(pa.string()), "what was read, over the frames, each once"),
-    column("engine", pa.string(), "which detector read it"),
+    column(
+        "engine", pa.string(), "which detector found it, and whether its weights are not the published ones"
+    ),
 )
 
 _OVERLAYS = _per_clip(

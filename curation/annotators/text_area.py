@@ -46,7 +46,7 @@ class TextAreaAnnotator:
     """Finds text in three frames of a clip, measures its area and keeps what it says."""
 
     name: ClassVar[str] = "text_area"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     reads: ClassVar[tuple[str, ...]] = ("grid_frames",)
     config_type: ClassVar[type] = TextAreaConfig
 

