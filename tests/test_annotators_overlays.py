@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import av
 import cv2
@@ -38,6 +40,11 @@ STILL = {
     "videos/meat_watermark.mp4": 9.0,
 }
 """Single shots from a camera that stands, with and without overlays."""
+
+
+def some(videos: Iterable[str], *fast: str) -> list[Any]:
+    """All of them, those that are not named as long tests."""
+    return [pytest.param(video, marks=[pytest.mark.long] * (video not in fast)) for video in videos]
 
 
 def grid(path: Path, end_s: float) -> list[NDArray[np.uint8]]:
@@ -95,7 +102,7 @@ def overlays(frames: list[NDArray]) -> Outcome:
     return outcome
 
 
-@pytest.mark.parametrize("video", MOVING)
+@pytest.mark.parametrize("video", some(MOVING, "videos/apple.mp4", "flow/mmflow_sintel_demo.mp4"))
 def test_a_logo_over_moving_footage_is_found_and_nothing_else(test_data: Path, video: str) -> None:
     frames = grid(test_data / video, MOVING[video])
     plain = overlays(frames)
@@ -111,7 +118,7 @@ def test_a_logo_over_moving_footage_is_found_and_nothing_else(test_data: Path, v
         assert found.columns["score"] == pytest.approx((box[2] - box[0]) * (box[3] - box[1]))
 
 
-@pytest.mark.parametrize("video", STILL)
+@pytest.mark.parametrize("video", some(STILL, "videos/cups.mp4", "videos/flower_timelapse.webm"))
 def test_where_the_camera_stands_nothing_is_said(test_data: Path, video: str) -> None:
     frames = grid(test_data / video, STILL[video])
     assert overlays(frames) == Skipped("scene_stands_still")

@@ -46,7 +46,13 @@ MOVES = {
 }
 
 
-@pytest.fixture(scope="module", params=PHOTOGRAPHS)
+LONG = ("traffic_camera.mp4", "bear.mp4")
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=[pytest.mark.long] * (name in LONG)) for name in PHOTOGRAPHS],
+)
 def photograph(request: pytest.FixtureRequest, test_data: Path) -> NDArray[np.uint8]:
     """A frame of real footage, 720 px high."""
     (frame,) = video_frames(test_data / "videos" / request.param, [PHOTOGRAPHS[request.param]])

@@ -48,12 +48,15 @@ def endpoint_error(found: NDArray, truth: NDArray) -> float:
     return float(np.linalg.norm(found - truth, axis=2).mean())
 
 
-@pytest.mark.parametrize("index", range(len(CHAIRS)))
+@pytest.mark.parametrize(
+    "index", [0, 1, *(pytest.param(i, marks=pytest.mark.long) for i in range(2, len(CHAIRS)))]
+)
 def test_end_point_errors_on_rendered_chairs(test_data: Path, raft: torch.nn.Module, index: int) -> None:
     first, second, truth = chairs(test_data, index)
     assert endpoint_error(raft_flow(raft, first, second), truth) == pytest.approx(CHAIRS[index], abs=0.006)
 
 
+@pytest.mark.long
 def test_end_point_error_on_a_street_seen_from_a_car(test_data: Path, raft: torch.nn.Module) -> None:
     """A height that is no multiple of 8, and a mean motion of 51 px."""
     first, second = (picture(test_data / "flow" / f"kitti_frame{i}.png") for i in (1, 2))
@@ -89,8 +92,7 @@ def test_a_file_that_is_no_raft_and_one_that_is_missing_are_named(tmp_path: Path
         RaftMotionAnnotator(RaftMotionConfig()).load()
 
 
-@pytest.mark.parametrize(("dx", "dy"), [(7, 0), (-12, 5)])
-@pytest.mark.parametrize("size", [(184, 304), (227, 413)])
+@pytest.mark.parametrize(("dx", "dy", "size"), [(7, 0, (184, 304)), (-12, 5, (227, 413))])
 def test_a_picture_that_is_shifted_flows_by_as_much(
     raft: torch.nn.Module, photograph: NDArray, dx: int, dy: int, size: tuple[int, int]
 ) -> None:
