@@ -104,6 +104,15 @@ def test_a_picture_that_is_shifted_flows_by_as_much(
     assert np.median(flow.reshape(-1, 2), axis=0) == pytest.approx([dx, dy], abs=0.25)
 
 
+def test_the_flow_of_what_was_padded_is_that_of_the_picture(
+    raft: torch.nn.Module, photograph: NDArray
+) -> None:
+    """Padded by hand at the same edges, the network sees the same: only the rim is cut off."""
+    pair = [photograph[400:627, x : x + 413] for x in (300, 306)]
+    wide = [np.pad(each, ((2, 3), (1, 2), (0, 0)), mode="edge") for each in pair]
+    np.testing.assert_array_equal(raft_flow(raft, *pair), raft_flow(raft, *wide)[2:229, 1:414])
+
+
 def test_pictures_keep_their_shape_and_get_the_area() -> None:
     assert fit_area(np.zeros((1080, 1920, 3), np.uint8)).shape == (450, 800, 3)
     assert fit_area(np.zeros((640, 362, 3), np.uint8)).shape == (798, 451, 3)
