@@ -123,9 +123,9 @@ def test_an_annotator_that_is_not_there_is_named_with_those_that_are(warehouse: 
 
 
 def test_an_annotator_that_needs_weights_is_off_until_they_are_named(
-    warehouse: Path, test_data: Path
+    warehouse: Path, test_data: Path, tmp_path: Path
 ) -> None:
-    env = env_of(warehouse)
+    env = env_of(warehouse, documented(tmp_path))  # another test may have selected by it
     off = cutroom("annotate", warehouse, "raft_motion", env=env)
     assert off.returncode == 2
     assert "annotators.raft_motion.weights=FILE" in off.stderr
