@@ -1,4 +1,4 @@
-"""Commands that exchange data with other systems: their lists in, and lists for them out."""
+"""Commands that exchange data with other systems: their lists in, lists for them and files of clips out."""
 
 from __future__ import annotations
 
@@ -112,4 +112,61 @@ def export_data(
     console.emit(result, json, show)
 
 
-COMMANDS = (import_data, export_data)
+class FileMode(StrEnum):
+    """How clips become files."""
+
+    exact = "exact"
+    copy = "copy"
+
+
+def write_clips(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the files; an earlier one goes on.")],
+    warehouse: Warehouse = None,
+    of: Annotated[str, typer.Option(help="kept, all, or a selection or training run by its name.")] = "kept",
+    mode: Annotated[
+        FileMode, typer.Option(help="All frames encoded anew, or packets copied from a keyframe on.")
+    ] = FileMode.exact,
+    short: Annotated[
+        int | None, typer.Option(help="Scale so that the shorter side has so many pixels.")
+    ] = None,
+    size: Annotated[str | None, typer.Option(help="Scale and crop to WIDTHxHEIGHT.")] = None,
+    config: Config = None,
+    set_: Set = None,
+    json: Json = False,
+) -> None:
+    """Write clips as files, each with exactly its own frames or, copied, with no others."""
+    from curation.formats.clip_files import Shape
+    from curation.formats.cut_files import FileSettings
+    from flows.exchange import write_clips as run_write
+    from flows.settings import load_settings
+
+    settings = load_settings(console.flags_on(config, set_, warehouse=warehouse), toml=config)
+    how = FileSettings(mode.value, Shape(short, _size(size)))
+    done = run_write(settings, of, out, how)
+    failed = [{k: row[k] for k in ("clip_id", "cause", "detail")} for row in done.failed]
+    result = {"path": str(done.path), "written": done.written, "there": done.there, "failed": failed}
+
+    def show() -> None:
+        for row in failed[:MAX_SHOWN]:
+            print(f"clip {row['clip_id']}: {row['cause']}: {row['detail']}")
+        print(
+            f"{done.path}: {done.written} clips written, {done.there} were there, {len(failed)} could not be "
+            f"written; {done.num_bytes} bytes"
+        )
+
+    console.emit(result | {"bytes": done.num_bytes}, json, show)
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    """Width and height out of ``640x360``. Raises SettingsError."""
+    from warehouse.errors import SettingsError
+
+    if text is None:
+        return None
+    width, _, height = text.partition("x")
+    if not (width.isdecimal() and height.isdecimal()):
+        raise SettingsError(f"--size is {text!r}: expected WIDTHxHEIGHT in pixels, such as 640x360")
+    return int(width), int(height)
+
+
+COMMANDS = (import_data, export_data, write_clips)

@@ -1,4 +1,4 @@
-"""Lists of other systems: into a warehouse, and out of it."""
+"""Lists of other systems, into a warehouse and out of it; and clips as files."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import uuid
 from pathlib import Path
 
 from curation.formats.base import Media
+from curation.formats.cut_files import FileSettings, Written, write_files
 from curation.formats.exports import Exported, export
 from curation.formats.imports import Imported, import_list, import_plan
-from curation.formats.kept import choose
+from curation.formats.kept import choose, choose_all, choose_kept
 from curation.formats.registry import find
 from flows.settings import Settings
 from warehouse.ledger import Ledger
@@ -30,3 +31,11 @@ def export_data(
     """Writes the clips of a selection or a training run as a list of another system."""
     chosen = choose(Store(settings.warehouse), run_or_selection)
     return export(chosen, find(kind), out, limits=settings.limits, media=media, caption=caption)
+
+
+def write_clips(settings: Settings, of: str, out: Path, how: FileSettings) -> Written:
+    """Writes clips as files: all, those that the plan's selection keeps (kept), or of a selection or run by its name."""
+    store = Store(settings.warehouse)
+    named = {"all": choose_all, "kept": choose_kept}
+    chosen = named[of](store) if of in named else choose(store, of)
+    return write_files(chosen, out, how, limits=settings.limits)

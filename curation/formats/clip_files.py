@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -12,10 +13,10 @@ import av
 import numpy as np
 
 from curation.formats.base import Clip
-from curation.frames import Decoded, Decoder
+from curation.frames import Decoded, Decoder, fit
 from curation.ingest import open_source
 from curation.media import MediaLimits, open_video
-from warehouse.errors import MediaError
+from warehouse.errors import MediaError, SettingsError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -93,15 +94,35 @@ def _feed(
             sink.close()
 
 
+@dataclass(frozen=True)
+class Shape:
+    """Size of the pictures in a file, as displayed; by default that of the source."""
+
+    short_px: int | None = None
+    """Scaled so that the shorter side has so many pixels; never enlarged."""
+    size: tuple[int, int] | None = None
+    """Scaled to cover (width, height), and cropped around the centre."""
+
+    def __post_init__(self) -> None:
+        sides = [s for s in (self.short_px, *(self.size or ())) if s is not None]
+        if any(s < 2 or s % 2 for s in sides) or (self.short_px and self.size):
+            raise SettingsError(
+                f"give either a shorter side or a size, in even pixels; got {self.short_px} and {self.size}"
+            )
+
+
 class VideoFile:
     """An MP4 file in H.264 with the clip's own times, from zero; without sound.
 
-    Stored pixels stay as they lie: rotation, colours and the shape of pixels are said as in the source. 8 bits a
-    sample, 4:2:0 where the sides are even and 4:4:4 where not. One thread, so that the same frames give the same bytes.
+    Stored pixels stay as they lie: rotation, colours and the shape of pixels are said as in the source, except that
+    pixels of a scaled picture are square. 8 bits a sample, 4:2:0 where the sides are even and 4:4:4 where not. One
+    thread, so that the same frames give the same bytes.
     """
 
-    def __init__(self, path: Path, clip: Clip, source: Decoder) -> None:
+    def __init__(self, path: Path, clip: Clip, source: Decoder, shape: Shape | None = None) -> None:
         self._clip, self._time_base = clip, source.time_base
+        self._shape = shape or Shape()
+        self._cut: Callable[[av.VideoFrame], av.VideoFrame] = _whole
         self._aspect = source.media.stream.sample_aspect_ratio
         self._stream: av.VideoStream | None = None
         self._output = av.open(str(path), "w", format="mp4", options=self._muxing())
@@ -112,7 +133,7 @@ class VideoFile:
     def add(self, frame: Decoded) -> None:
         stream = self._stream or self._start(frame)
         size, range_ = (stream.width, stream.height), frame.image.color_range or None
-        image = frame.image.reformat(*size, stream.pix_fmt, dst_color_range=range_)
+        image = self._cut(frame.image).reformat(*size, stream.pix_fmt, dst_color_range=range_)
         image.pts, image.time_base = frame.pts - self._clip.start_pts, self._time_base
         image.pict_type = 0  # the source's choice of key frames is not ours
         self._output.mux(stream.encode(image))
@@ -122,22 +143,62 @@ class VideoFile:
         rate = Fraction(self._clip.fps).limit_denominator(1001)
         options = {"crf": CRF, "x264-params": "threads=1"}
         stream = self._stream = self._output.add_stream("libx264", rate=rate, options=options)
-        stream.width, stream.height = image.width, image.height
-        stream.pix_fmt = "yuv444p" if image.width % 2 or image.height % 2 else "yuv420p"
+        stream.width, stream.height = self._lay_out(frame)
+        stream.pix_fmt = "yuv444p" if stream.width % 2 or stream.height % 2 else "yuv420p"
         context = stream.codec_context
         context.time_base, context.thread_count = self._time_base, 1
         for name in _COLOURS:
             setattr(context, name, getattr(image, name))
-        if self._aspect:
+        if self._aspect and self._shape == Shape():
             context.sample_aspect_ratio = self._aspect
         if round(frame.rotation) % 360:
             stream.set_display_rotation(round(frame.rotation))
         return stream
 
+    def _lay_out(self, frame: Decoded) -> tuple[int, int]:
+        """Stored (width, height) of the file's pictures; decides which part of the source's they show."""
+        width, height = frame.image.width, frame.image.height
+        shown = width * float(self._aspect or 1)
+        if self._shape.short_px:
+            return fit(shown, height, short_px=self._shape.short_px)
+        if not self._shape.size:
+            return width, height
+        across, down = self._shape.size[::-1] if round(frame.rotation) % 180 else self._shape.size
+        scale = max(across / shown, down / height)
+        wide, high = round(across / scale * width / shown), round(down / scale)
+        if (wide, high) != (width, height):
+            self._cut = _Centre(frame.image, wide, high)
+        return across, down
+
     def close(self) -> None:
         if self._stream:
             self._output.mux(self._stream.encode(None))
         self._output.close()
+
+
+def _whole(image: av.VideoFrame) -> av.VideoFrame:
+    return image
+
+
+class _Centre:
+    """The middle of pictures, whose size and format are those of the first one."""
+
+    def __init__(self, first: av.VideoFrame, width: int, height: int) -> None:
+        self._of = first.width, first.height, first.format.name
+        graph = av.filter.Graph()
+        source = graph.add_buffer(
+            width=first.width, height=first.height, format=first.format, time_base=Fraction(1)
+        )
+        crop = graph.add("crop", f"{width}:{height}")
+        sink = graph.add("buffersink")
+        source.link_to(crop)
+        crop.link_to(sink)
+        graph.configure()
+        self._graph, self._source, self._sink = graph, source, sink  # they do not keep the graph alive
+
+    def __call__(self, image: av.VideoFrame) -> av.VideoFrame:
+        self._source.push(image.reformat(*self._of))
+        return self._sink.pull()
 
 
 def _upright(frame: Decoded, clip: Clip) -> Image.Image:

@@ -61,6 +61,25 @@ def choose(store: Store, run_or_selection: str) -> Chosen:
     return _of_selection(store, current, run_or_selection)
 
 
+def choose_all(store: Store) -> Chosen:
+    """Every clip of the current plan, whatever a selection says of it."""
+    ledger = Ledger(store, Plan.load(store))
+    clips = ledger.read_all("clips", ["clip_id", "state"]).filter(pl.col("state") == "done")
+    return Chosen("the warehouse", ledger, frozenset(clips["clip_id"]))
+
+
+def choose_kept(store: Store) -> Chosen:
+    """Clips that the current plan's selection keeps.
+
+    Raises:
+        WarehouseError: nothing has been selected under the current plan.
+    """
+    plan = Plan.load(store)
+    if "select" not in plan.config:
+        raise WarehouseError("nothing has been selected under the current plan; run `cutroom select` first")
+    return _of_selection(store, plan, f"{plan.config['select']['name']}.{plan.keys['verdicts']}")
+
+
 def _of_selection(store: Store, current: Plan, name: str) -> Chosen:
     files = [tuple(e.name.removesuffix(".json").rsplit(".", 1)) for e in store.list("selections")]
     asked = Path(name).name.removesuffix(".json")
