@@ -120,6 +120,8 @@ def _even_ranges(signals: Signals, first: int, stop: int, num_parts: int) -> lis
 
 def _judge(span: Span, signals: Signals, config: ClipConfig) -> Span:
     """A span without label as a clip, or with the reason that its length gives."""
+    if len(signals.pts) == 1:
+        return span
     length_s = signals.seconds(span.end_pts - span.start_pts)
     if length_s < config.min_s:
         reason = "too_short"

@@ -19,6 +19,7 @@ from pyarrow import fs
 
 from curation.engine.work import Outputs, Unit, in_batches, settled
 from curation.media import MediaLimits, content_hash, probe
+from curation.pictures import SUFFIXES
 from warehouse.claims import claim
 from warehouse.errors import MediaError, WarehouseError
 from warehouse.ledger import Ledger
@@ -32,7 +33,7 @@ rmvb ts vob webm wmv y4m
 VIDEO_SUFFIXES = frozenset("." + suffix for suffix in _SUFFIXES.split())
 GROUP_SIZE = 4096
 GIVE = Step("give", 1, (), ("given",))
-HASH = Step("hash", 1, ("given",), ("sources",))
+HASH = Step("hash", 2, ("given",), ("sources",))
 ASSIGN = Step("assign", 1, ("sources",), ("shards",))
 
 
@@ -160,10 +161,9 @@ class HashWork:
 
     def _hash(self, given: dict, attempt: int) -> dict[str, object]:
         row = {k: given[k] for k in ("source_id", "uri", "bytes")}
-        if not given["named"] and Path(given["uri"]).suffix.lower() not in VIDEO_SUFFIXES:
-            return row | settled(
-                attempt, "skipped", "not_a_video_name", "found in a folder, and not named like a video"
-            )
+        if not given["named"] and Path(given["uri"]).suffix.lower() not in VIDEO_SUFFIXES | SUFFIXES:
+            detail = "found in a folder, and named neither like a video nor like a picture"
+            return row | settled(attempt, "skipped", "not_a_video_name", detail)
         if given["bytes"] is None:
             return row | settled(attempt, "failed", "not_found", "there is no such file")
         try:

@@ -1,4 +1,4 @@
-"""Opening footage safely, and what its header says.
+"""Opening footage safely, and what its header says. Still pictures are footage of one frame (`curation.pictures`).
 
 Only bytes are ever opened: a regular local file, or a seekable binary file object (an object in a store). FFmpeg
 never sees a path or an address, may open nothing further by itself (playlists, external tracks), and knows a fixed
@@ -12,7 +12,7 @@ import hashlib
 import re
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -24,6 +24,7 @@ from av.container import InputContainer
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
+from curation.pictures import as_film, kind_of
 from warehouse.errors import MediaError
 
 CAUSES = {
@@ -128,6 +129,8 @@ class Media:
     stream: VideoStream
     bytes: int
     limits: MediaLimits
+    picture: str | None = None
+    """Format of the picture that it was made of; None for footage that moves."""
 
 
 def content_hash(file: Path | BinaryIO) -> str:
@@ -172,8 +175,8 @@ def probe_opened(media: Media, rotation: float) -> Probe:
     rate = stream.average_rate
     time_base = _time_base(stream)
     return Probe(
-        container=media.container.format.name,
-        codec=context.codec.canonical_name,
+        container=media.picture or media.container.format.name,
+        codec=media.picture or context.codec.canonical_name,
         pix_fmt=context.pix_fmt or "unknown",
         width=context.width,
         height=context.height,
@@ -225,10 +228,22 @@ def _open_local(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def _open_bytes(handle: BinaryIO, name: str, limits: MediaLimits) -> Iterator[Media]:
-    num_bytes = _check_bytes(handle, name, limits)
+    num_bytes, kind = _check_bytes(handle, name, limits)
     av.logging.set_level(None)
+    with ExitStack() as open_files:
+        if kind:
+            film = as_film(handle, kind, name, (limits.max_width, limits.max_height), limits.max_frames)
+            handle = open_files.enter_context(film)
+        container = open_files.enter_context(_open_container(handle, name))
+        stream = _choose_stream(container, name)
+        media = Media(container, stream, num_bytes, limits, kind and kind.lower())
+        _check_declared(media, name)
+        yield media
+
+
+def _open_container(handle: BinaryIO, name: str) -> InputContainer:
     try:
-        container = av.open(
+        return av.open(
             _Unnamed(handle),
             mode="r",
             options=dict(_OPEN_OPTIONS),
@@ -237,14 +252,10 @@ def _open_bytes(handle: BinaryIO, name: str, limits: MediaLimits) -> Iterator[Me
         )
     except av.FFmpegError as error:
         raise MediaError("invalid_data", f"{name} is not footage that can be opened: {error}") from error
-    with container:
-        stream = _choose_stream(container, name)
-        media = Media(container, stream, num_bytes, limits)
-        _check_declared(media, name)
-        yield media
 
 
-def _check_bytes(handle: BinaryIO, name: str, limits: MediaLimits) -> int:
+def _check_bytes(handle: BinaryIO, name: str, limits: MediaLimits) -> tuple[int, str | None]:
+    """Size of the file, and the format of the picture that it is, if it is one."""
     num_bytes = handle.seek(0, 2)
     handle.seek(0)
     if num_bytes == 0:
@@ -258,7 +269,7 @@ def _check_bytes(handle: BinaryIO, name: str, limits: MediaLimits) -> int:
         raise MediaError(
             "playlist", f"{name} is a playlist or script, not footage; give the files it points to"
         )
-    return num_bytes
+    return num_bytes, kind_of(head)
 
 
 def _choose_stream(container: InputContainer, name: str) -> VideoStream:

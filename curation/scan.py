@@ -63,7 +63,7 @@ class ScanResult:
     decode_errors: int
     """Packets that the decoder refused."""
     stream_bytes: int
-    """Size of the video stream's packets, without container and sound."""
+    """Size of the video stream's packets, without container and sound; of a picture, that of its file."""
     moved_pts: int
     """Time stamps that did not increase and were moved."""
 
@@ -129,7 +129,7 @@ def _scan_opened(media: Media, config: ScanConfig, spool: Callable[[GridFrame], 
         flow=found["flow"],
         grid_pts=found["grid"],
         decode_errors=decoder.num_refused,
-        stream_bytes=decoder.num_bytes,
+        stream_bytes=decoder.media.bytes if decoder.media.picture else decoder.num_bytes,
         moved_pts=decoder.num_moved,
     )
 

@@ -4,6 +4,9 @@ SVD (section 3.3, appendix E.2) drops the worst share of a reference set by one 
 thresholds on everything. Here a filter names a score and the share to drop from its low or its high end; `freeze` turns
 the shares into absolute thresholds, and `judge` applies those. A clip exactly on a threshold is kept, so that ties
 (many clips with no text at all) are never split by chance. A clip without the score is rejected, as `<score>:missing`.
+
+Scores of time (`is_of_time`) say nothing of a still picture, a clip of one frame: filters by them neither reject stills
+nor count them when a threshold is frozen, and the funnel says how many each let pass so (`exempt`).
 """
 
 from __future__ import annotations
@@ -54,6 +57,15 @@ SCORES: dict[str, Score] = {
     "aesthetics": Score("aesthetics", "score", "high", False),
     "similarity": Score("similarity", "score", "high", False),
 }
+
+
+STILL = "still"
+"""Column of scores: the clip has one frame. Where it is left out, no clip has."""
+
+
+def is_of_time(score: str) -> bool:
+    """Whether a score is about how a clip goes on, so that a still picture has none."""
+    return SCORES[score].table == "motion" or score in ("frozen", "duration", "fps", "audio")
 
 
 @dataclass(frozen=True)
@@ -112,15 +124,21 @@ def score_columns(config: SelectionConfig) -> dict[str, Score]:
 
 
 def freeze(config: SelectionConfig, scores: pl.DataFrame) -> list[Threshold]:
-    """Absolute thresholds from reference clips.
+    """Absolute thresholds from reference clips; none for filters that apply to none of them, all being stills.
 
     Args:
-        scores: one column per score of the selection, null where a clip has none.
+        scores: one column per score of the selection, null where a clip has none, and perhaps `STILL`.
 
     Raises:
         SettingsError: no clip has a score that a share is to be dropped by.
     """
-    return [_freeze(f, scores[f.score].drop_nulls()) for f in config.filters]
+    applied = [(f, scores.filter(_applies(f.score, scores))[f.score]) for f in config.filters]
+    return [_freeze(f, values.drop_nulls()) for f, values in applied if len(values) or not len(scores)]
+
+
+def _applies(score: str, scores: pl.DataFrame) -> pl.Expr:
+    """Whether a filter by the score is for a clip."""
+    return ~pl.col(STILL) if STILL in scores.columns and is_of_time(score) else pl.lit(True)
 
 
 def _freeze(filter_: Filter, values: pl.Series) -> Threshold:
@@ -152,7 +170,9 @@ def judge(
         copies: what a near-duplicate is a copy of, by its id.
     """
     failures = [
-        pl.when(pl.col(t.score).is_null())
+        pl.when(~_applies(t.score, scores))
+        .then(None)
+        .when(pl.col(t.score).is_null())
         .then(pl.lit(f"{t.score}:missing"))
         .when(~passes(t))
         .then(pl.lit(t.score))
@@ -184,12 +204,14 @@ def funnel(thresholds: Sequence[Threshold], scores: pl.DataFrame) -> list[dict[s
     """One row per filter: how many it rejects alone, and how many are left after it and all before it."""
     rows, left = [], scores
     for threshold in thresholds:
-        fails = ~passes(threshold).fill_null(False)
+        applies = _applies(threshold.score, scores)
+        fails = applies & ~passes(threshold).fill_null(False)
         alone = scores.filter(fails).height
         before, left = left.height, left.filter(~fails)
         rows.append(
             asdict(threshold)
             | {"rejects_alone": alone, "in": before, "rejected": before - left.height, "kept": left.height}
+            | {"exempt": scores.filter(~applies).height}
         )
     return rows
 
@@ -200,7 +222,7 @@ def duplicates_stage(config: DuplicateConfig, verdicts: pl.DataFrame) -> list[di
         return []
     kept, fell = verdicts["rejected_by"].is_null().sum(), (verdicts["rejected_by"] == REASON).sum()
     threshold = Threshold(REASON, "high", float(config.max_bits), None, 0)
-    counts = {"rejects_alone": fell, "in": kept + fell, "rejected": fell, "kept": kept}
+    counts = {"rejects_alone": fell, "in": kept + fell, "rejected": fell, "kept": kept, "exempt": 0}
     return [asdict(threshold) | counts]
 
 

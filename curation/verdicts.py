@@ -12,6 +12,7 @@ import polars as pl
 from curation.annotators.aesthetics import FRAMES
 from curation.duplicates import DuplicateConfig, Fingerprint, near_duplicates, ranked
 from curation.selection import (
+    STILL,
     Filter,
     Score,
     SelectionConfig,
@@ -51,16 +52,17 @@ def select_step(config: SelectionConfig) -> Step:
     compared = _COMPARED if config.duplicates.drop else ()
     embedded = ("embeddings",) if config.duplicates.compares_embeddings else ()
     tables = dict.fromkeys(["clips", *scores, *compared, *embedded])
-    return Step("select", 3, tuple(tables), ("verdicts",), asdict(config))
+    return Step("select", 4, tuple(tables), ("verdicts",), asdict(config))
 
 
 def gather_scores(ledger: Ledger, shard: str | None, scores: Mapping[str, Score]) -> pl.DataFrame:
-    """One row per clip: its id and one column per score, null where it has none. All shards if `shard` is None."""
+    """One row per clip: id, `STILL`, and one column per score, null where it has none. All shards if `shard` is None."""
 
     def rows(table: str, columns: list[str]) -> pl.DataFrame:
         return ledger.read_all(table, columns) if shard is None else ledger.read(table, shard, columns)
 
-    gathered = rows("clips", ["clip_id", "state"]).filter(pl.col("state") == "done").select("clip_id")
+    gathered = rows("clips", ["clip_id", "state", "num_frames"]).filter(pl.col("state") == "done")
+    gathered = gathered.select("clip_id", (pl.col("num_frames") == 1).alias(STILL))
     for name, score in scores.items():
         values = rows(score.table, ["clip_id", score.column]).rename({score.column: name})
         gathered = gathered.join(values, on="clip_id", how="left")
@@ -153,10 +155,24 @@ def _freeze_once(
     ledger: Ledger, config: SelectionConfig, path: str, everything: pl.DataFrame
 ) -> list[Threshold]:
     if ledger.store.exists(path):
-        return load_thresholds(ledger, path)
+        return _load_complete(ledger, config, path, everything)
     thresholds = freeze(config, everything)
     body = frozen(config, thresholds, ledger.plan.keys)
     ledger.store.write_bytes(path, json.dumps(body, indent=2).encode())
+    return thresholds
+
+
+def _load_complete(
+    ledger: Ledger, config: SelectionConfig, path: str, everything: pl.DataFrame
+) -> list[Threshold]:
+    """Frozen thresholds; those of a selection that was frozen when all clips were stills lack the scores of time."""
+    thresholds = load_thresholds(ledger, path)
+    lacking = sorted({f.score for f in config.filters} - {t.score for t in thresholds})
+    if lacking and not everything[STILL].all():
+        raise SettingsError(
+            f"selection {config.name} was frozen over still pictures alone, so it has no threshold for "
+            f"{', '.join(lacking)}; now there is footage that moves: select under another name"
+        )
     return thresholds
 
 

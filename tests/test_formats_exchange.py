@@ -151,7 +151,7 @@ def test_what_a_list_may_name(tmp_path: Path) -> None:
     paths = {
         "a.mp4": None, "./folder/../a.mp4": None, str(tmp_path / "secret.mp4"): None,
         "../secret.mp4": "outside_root", "folder/../../secret.mp4": "outside_root", "gone.mp4": "not_found",
-        "folder": "not_a_file", "/": "not_a_file", ".": "not_a_file", "still.jpg": "single_image",
+        "folder": "not_a_file", "/": "not_a_file", ".": "not_a_file", "still.jpg": None,
         "http://example.org/a.mp4": "bad_uri", "s p a c e": "not_found", "x" * 5000: "not_found",
         "nul\0": "no_path", " ": "no_path", f"file://{own}/a.mp4": None, f"file://{own}/gone.mp4": "not_found",
     }  # fmt: skip
@@ -159,7 +159,9 @@ def test_what_a_list_may_name(tmp_path: Path) -> None:
     ledger, imported = exchange.into(tmp_path / "w", "open-sora-1.0", own / "list.csv")
     assert dict(zip(paths, (row["cause"] for row in imported.rows), strict=True)) == paths
     given = set(ledger.read_all("given")["uri"])
-    assert given == {str(own / "a.mp4"), str(tmp_path / "secret.mp4"), f"file://{own}/a.mp4"}
+    assert given == {
+        str(own / "a.mp4"), str(own / "still.jpg"), str(tmp_path / "secret.mp4"), f"file://{own}/a.mp4"
+    }  # fmt: skip
 
     _, rooted = exchange.into(tmp_path / "w2", "open-sora-1.0", own / "list.csv", root=own)
     found = dict(zip(paths, (row["cause"] for row in rooted.rows), strict=True))

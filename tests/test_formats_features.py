@@ -139,16 +139,14 @@ def test_pixarts_features_are_the_posterior_and_the_text(ledger: Ledger, tmp_pat
         )
 
 
-def test_pixarts_list_comes_back_and_its_pictures_wait_for_a_way_to_curate_them(
-    ledger: Ledger, tmp_path: Path
-) -> None:
+def test_pixarts_list_comes_back_and_its_pictures_are_footage(ledger: Ledger, tmp_path: Path) -> None:
     done = exchange.out_of(ledger, "pixart", tmp_path / "out")
     _, imported = exchange.into(tmp_path / "w", "pixart", done.path / "InternalData")
     clips = describe(choose(ledger.store, "default"))
     assert [(r["path"], *r["captions"]) for r in imported.rows] == [
         (f"{c.clip_id}.png", f"encoded {c.clip_id}") for c in clips
     ]
-    assert [r["cause"] for r in imported.rows] == ["single_image"] * 3
+    assert [r["cause"] for r in imported.rows] == [None] * 3
     features = json.loads(imported.rows[0]["columns"])["features"]
     assert features == {"img_vae_features_64resolution": [8, 8, 8]}
     before = {p: p.read_bytes() for p in done.path.rglob("*") if p.is_file()}

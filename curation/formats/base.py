@@ -9,8 +9,6 @@ from typing import Any, Literal
 
 from warehouse.ledger import Ledger
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
-
 
 @dataclass(frozen=True)
 class Entry:

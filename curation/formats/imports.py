@@ -20,7 +20,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from curation.engine.work import settled
-from curation.formats.base import IMAGE_SUFFIXES, Entry, Format, malformed
+from curation.formats.base import Entry, Format, malformed
 from curation.formats.films import film_inside, film_of_frames
 from curation.ingest import ASSIGN, GIVE, HASH, give_rows, list_sources
 from warehouse.claims import claim
@@ -130,8 +130,6 @@ def _find(ledger: Ledger, entry: Entry, own: Path, root: Path | None, fps: float
     place = _place(entry, own, root)
     if isinstance(place, _Unusable) or "://" in place:
         return place
-    if Path(place).suffix.lower() in IMAGE_SUFFIXES:
-        return _Unusable("failed", "single_image", "it is a single picture; only moving pictures are curated")
     return _check_local(place)
 
 

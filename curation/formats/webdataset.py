@@ -11,8 +11,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from curation.formats.base import IMAGE_SUFFIXES, Clip, Entry, Format, Target, malformed
+from curation.formats.base import Clip, Entry, Format, Target, malformed
 from curation.ingest import VIDEO_SUFFIXES
+from curation.pictures import SUFFIXES
 from warehouse.errors import FormatError
 
 _MOST_BYTES = 1 << 20
@@ -47,11 +48,11 @@ def _split(member: tarfile.TarInfo) -> tuple[str, str]:
 
 def _sample(file: tarfile.TarFile, tar: Path, key: str, members: Sequence[tarfile.TarInfo]) -> Entry:
     where, parts = f"{tar.name}, {key}", {_split(m)[1]: m for m in members}
-    suffixes = VIDEO_SUFFIXES | IMAGE_SUFFIXES
+    suffixes = VIDEO_SUFFIXES | SUFFIXES
     pictures = [m for m in parts.values() if Path(m.name).suffix.lower() in suffixes]
     if not pictures:
-        return malformed(where, "no_path", f"it has no video: {', '.join(parts) or 'nothing'}")
-    footage = min(pictures, key=lambda m: Path(m.name).suffix.lower() in IMAGE_SUFFIXES)
+        return malformed(where, "no_path", f"it has no video or picture: {', '.join(parts) or 'nothing'}")
+    footage = min(pictures, key=lambda m: Path(m.name).suffix.lower() in SUFFIXES)
     if any(parts[n].size > _MOST_BYTES for n in ("txt", "json") if n in parts):
         return malformed(where, "bad_item", f"its caption or description is larger than {_MOST_BYTES} bytes")
     try:
@@ -59,8 +60,7 @@ def _sample(file: tarfile.TarFile, tar: Path, key: str, members: Sequence[tarfil
         told = json.loads(file.extractfile(parts["json"]).read()) if "json" in parts else {}
     except (ValueError, RecursionError) as error:
         return malformed(where, "bad_item", f"its caption or description cannot be read: {error}")
-    stretch = (str(tar), footage.offset_data, footage.size)
-    inside = None if Path(footage.name).suffix.lower() in IMAGE_SUFFIXES else stretch
+    inside = (str(tar), footage.offset_data, footage.size)
     columns = told if isinstance(told, dict) else {"json": told}
     return Entry(where, footage.name, captions=(text,) if text else (), inside=inside, columns=columns)
 
