@@ -8,6 +8,7 @@ that a run that was stopped goes on exactly where it was.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,9 +53,25 @@ class ShardSize:
 def open_source(uri: str) -> Path | pa.NativeFile:
     """A local path, or a seekable file of the object store."""
     if "://" not in uri:
-        return Path(uri)
+        return local_path(uri)
     filesystem, path = fs.FileSystem.from_uri(uri)
     return filesystem.open_input_file(path)
+
+
+def local_path(uri: str) -> Path:
+    """The path that a local URI stands for; bytes that are no UTF-8 stand in it as ``\\udcff``, since tables hold text."""
+    if "\\udc" not in uri or os.path.lexists(uri):
+        return Path(uri)
+    return Path(re.sub(r"\\udc([89a-f][0-9a-f])", lambda found: chr(0xDC00 + int(found[1], 16)), uri))
+
+
+def is_unchanged(uri: str, source_id: str) -> bool:
+    """Whether the file is still the one that was given, by its size and the time of its last change."""
+    rows = _list_remote(uri) if "://" in uri else [_given(uri, local_path(uri), named=True)]
+    return any(row["source_id"] == source_id for row in rows)
+
+
+CHANGED = "its size or time changed since it was listed; curate it again when it is written to its end"
 
 
 def list_sources(footage: Iterable[str]) -> list[dict[str, object]]:
@@ -165,13 +182,15 @@ class HashWork:
             detail = "found in a folder, and named neither like a video nor like a picture"
             return row | settled(attempt, "skipped", "not_a_video_name", detail)
         if given["bytes"] is None:
-            return row | settled(attempt, "failed", "not_found", "there is no such file")
+            return row | settled(attempt, "failed", "not_found", _why_absent(given["uri"]))
         try:
             row["video_id"] = content_hash(open_source(given["uri"]))
         except MediaError as error:
             return row | settled(attempt, "failed", error.cause, error.detail)
         except OSError as error:
             return row | settled(attempt, "failed", "io_error", str(error))
+        if not is_unchanged(given["uri"], given["source_id"]):
+            return row | {"video_id": None} | settled(attempt, "failed", "changed", CHANGED)
         return row | {"duration_s": self._duration_s(given["uri"])} | settled(attempt)
 
     def _duration_s(self, uri: str) -> float | None:
@@ -180,6 +199,17 @@ class HashWork:
             return probe(open_source(uri), self.limits).duration_s
         except MediaError:
             return None
+
+
+def _why_absent(uri: str) -> str:
+    """Why a file that was given could not be looked at."""
+    if "://" in uri:
+        return "there is no such file"
+    try:
+        local_path(uri).stat()
+    except OSError as error:
+        return f"there is no such file: {error.strerror or error}"
+    return "there was no such file when it was listed"
 
 
 def assign(ledger: Ledger, size: ShardSize, *, run_id: str) -> list[str]:

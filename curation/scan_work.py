@@ -16,7 +16,7 @@ from curation.cut_detectors import MEASURES, LevelScores, Signals
 from curation.cuts import Cut, CutConfig, merge_cuts
 from curation.engine.work import Outputs, Unit, in_batches, settled
 from curation.grid_frames import GridFrame
-from curation.ingest import open_source
+from curation.ingest import CHANGED, is_unchanged, open_source
 from curation.media import MediaLimits
 from curation.motion import FlowPairs
 from curation.scan import ScanConfig, ScanResult, scan_video
@@ -49,7 +49,8 @@ class ScanWork:
 
     def run(self, ledger: Ledger, unit: Unit, outputs: Outputs) -> None:
         ((video_id,),), (spent,) = unit.ids, unit.attempts
-        (uri,) = ledger.read("shards", unit.shard, ["uri"], filters=[("video_id", "=", video_id)])["uri"]
+        rows = ledger.read("shards", unit.shard, ["uri", "source_id"], filters=[("video_id", "=", video_id)])
+        ((uri, source_id),) = rows.iter_rows()
         row = {"video_id": video_id, "uri": uri}
         spool = _Spool(video_id, outputs)
         try:
@@ -60,6 +61,9 @@ class ScanWork:
             return
         except OSError as error:
             outputs.append("videos", [row | settled(spent + 1, "failed", "io_error", str(error))])
+            return
+        if not is_unchanged(uri, source_id):
+            outputs.append("videos", [row | settled(spent + 1, "failed", "changed", CHANGED)])
             return
         spool.flush()
         outputs.append("frame_scores", list(signal_rows(video_id, result.signals)))
