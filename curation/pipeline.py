@@ -21,8 +21,9 @@ from curation.selection import SelectionConfig
 from curation.verdicts import select_step
 from warehouse.plan import Plan, Step
 
-PRELOAD = ("curation.scan_work",)
-"""What a worker imports before it takes its first unit, so that forks have it."""
+PRELOAD = ("curation.scan_work", "curation.pictures", "PIL.Image", "pyarrow.dataset", "pandas")
+"""What a worker imports before it takes its first unit, so that forks have it: pyarrow imports the last two when it first
+reads and writes, which cost every fork, and so every video, a second."""
 
 
 @dataclass(frozen=True)
