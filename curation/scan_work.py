@@ -42,7 +42,7 @@ class ScanWork:
     def __post_init__(self) -> None:
         settings = {"scan": asdict(self.config), "limits": asdict(self.limits)}
         writes = ("frame_scores", "flow", "grid_frames", "videos")
-        object.__setattr__(self, "step", Step("scan", 5, ("shards",), writes, settings))
+        object.__setattr__(self, "step", Step("scan", 6, ("shards",), writes, settings))
 
     def split(self, ledger: Ledger, shard: str, ids: Sequence[tuple]) -> Iterable[Sequence[tuple]]:
         return in_batches(ids, 1)
@@ -55,20 +55,23 @@ class ScanWork:
         spool = _Spool(video_id, outputs)
         try:
             result = scan_video(open_source(uri), self.config, spool, self.limits)
-        except MediaError as error:
-            state = "skipped" if error.cause.startswith("limit_") else "failed"
-            outputs.append("videos", [row | settled(spent + 1, state, error.cause, error.detail)])
-            return
-        except OSError as error:
-            outputs.append("videos", [row | settled(spent + 1, "failed", "io_error", str(error))])
-            return
-        if not is_unchanged(uri, source_id):
-            outputs.append("videos", [row | settled(spent + 1, "failed", "changed", CHANGED)])
+            if not is_unchanged(uri, source_id):
+                raise MediaError("changed", CHANGED)
+        except (MediaError, OSError) as error:
+            outputs.clear()  # frames of the grid that came before it failed
+            outputs.append("videos", [row | _failure(error, spent + 1)])
             return
         spool.flush()
         outputs.append("frame_scores", list(signal_rows(video_id, result.signals)))
         outputs.append("flow", [flow_row(video_id, result.flow)])
         outputs.append("videos", [row | video_columns(result) | settled(spent + 1)])
+
+
+def _failure(error: MediaError | OSError, attempt: int) -> dict[str, Any]:
+    if isinstance(error, OSError):
+        return settled(attempt, "failed", "io_error", str(error))
+    state = "skipped" if error.cause.startswith("limit_") else "failed"
+    return settled(attempt, state, error.cause, error.detail)
 
 
 class _Spool:
@@ -193,7 +196,7 @@ class CutWork:
     def __post_init__(self) -> None:
         settings = {"cuts": asdict(self.cuts), "clips": asdict(self.clips)}
         reads = ("videos", "frame_scores")
-        object.__setattr__(self, "step", Step("cut", 2, reads, ("clips", "cuts"), settings))
+        object.__setattr__(self, "step", Step("cut", 3, reads, ("clips", "cuts"), settings))
 
     def split(self, ledger: Ledger, shard: str, ids: Sequence[tuple]) -> Iterable[Sequence[tuple]]:
         return in_batches(ids, 64)

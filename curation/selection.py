@@ -65,7 +65,8 @@ STILL = "still"
 
 def is_of_time(score: str) -> bool:
     """Whether a score is about how a clip goes on, so that a still picture has none."""
-    return SCORES[score].table == "motion" or score in ("frozen", "duration", "fps", "audio")
+    in_time = ("motion", "raft_motion", "overlays")
+    return SCORES[score].table in in_time or score in ("frozen", "duration", "fps", "audio")
 
 
 @dataclass(frozen=True)

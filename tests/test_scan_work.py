@@ -4,18 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
 
+from curation import scan_work
 from curation.clips import ClipConfig, spans
 from curation.cuts import merge_cuts
-from curation.scan import ScanResult, scan_video
-from curation.scan_work import cut_struct, signal_rows, signals_of, video_columns
+from curation.engine.work import Outputs, Unit
+from curation.ingest import ASSIGN, GIVE, HASH, HashWork, ShardSize, assign, give
+from curation.media import MediaLimits
+from curation.scan import ScanConfig, ScanResult, scan_video
+from curation.scan_work import ScanWork, cut_struct, signal_rows, signals_of, video_columns
 from tests.footage import texture, write_video
+from warehouse.ledger import Ledger
+from warehouse.plan import Plan
 from warehouse.schema import TABLES
+from warehouse.store import Store
 
 
 @pytest.fixture(scope="module")
@@ -77,3 +85,32 @@ def test_a_flash_is_recorded_and_splits_no_clip(tmp_path_factory: pytest.TempPat
     assert (span.reason, span.num_frames, span.scene_index) == (None, 80, 0)
     split = spans(signals, [replace(cut, type="hard")], ClipConfig(min_s=0.5))
     assert len(split) > 1
+
+
+def test_a_video_that_fails_late_leaves_no_frames_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More is spooled than fits in memory before the end of the file turns out to be missing."""
+    monkeypatch.setattr(scan_work, "_SPOOL_BYTES", 1)
+    video = write_video(tmp_path / "video.mp4", [texture(i // 10, 64, 96) for i in range(100)])
+    video.write_bytes(video.read_bytes()[:-3000])
+    work = ScanWork(ScanConfig(), MediaLimits())
+    plan, store = Plan.of([GIVE, HASH, ASSIGN, work.step]), Store(tmp_path / "w")
+    ledger = Ledger(store, plan)
+    (group,) = give(ledger, [str(video)], run_id="test")
+    hashing, folder = HashWork(MediaLimits()), tmp_path / "rows"
+    folder.mkdir()
+    hashing.run(
+        ledger, Unit(group, tuple(ledger.pending(HASH, group).attempts), (0,)), rows := Outputs(folder)
+    )
+    rows.close()
+    with pa.ipc.open_stream(folder / "sources.arrows") as stream:
+        ledger.commit(HASH, group, {"sources": stream.read_all().to_batches()}, run_id="test")
+    (shard,) = assign(ledger, ShardSize(), run_id="test")
+    work.run(
+        ledger, Unit(shard, tuple(ledger.pending(work.step, shard).attempts), (0,)), rows := Outputs(folder)
+    )
+    rows.close()
+    with pa.ipc.open_stream(folder / "videos.arrows") as stream:
+        assert stream.read_all()["cause"].to_pylist() == ["truncated"]
+    assert not (folder / "grid_frames.arrows").exists()

@@ -56,6 +56,13 @@ class Outputs:
             self._writers[table] = pa.ipc.new_stream(self.folder / f"{table}.arrows", schema)
         self._writers[table].write_table(rows.select(schema.names).cast(schema))
 
+    def clear(self) -> None:
+        """Takes back all rows so far: the unit fails, and what it has said of its ids must not count."""
+        self.close()
+        for table in self._writers:
+            (self.folder / f"{table}.arrows").unlink()
+        self._writers.clear()
+
     def close(self) -> None:
         for writer in self._writers.values():
             writer.close()
