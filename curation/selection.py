@@ -5,7 +5,7 @@ thresholds on everything. Here a filter names a score and the share to drop from
 the shares into absolute thresholds, and `judge` applies those. A clip exactly on a threshold is kept, so that ties
 (many clips with no text at all) are never split by chance. A clip without the score is rejected, as `<score>:missing`.
 
-Scores of time (`is_of_time`) say nothing of a still picture, a clip of one frame: filters by them neither reject stills
+Scores of time (`Score.of_time`) say nothing of a still picture, a clip of one frame: filters by them neither reject stills
 nor count them when a threshold is frozen, and the funnel says how many each let pass so (`exempt`).
 """
 
@@ -30,15 +30,17 @@ class Score:
     better: Literal["high", "low"]
     embedded_is_valid: bool
     """Means something on any footage, whatever weights made it."""
+    of_time: bool = False
+    """It is about how a clip goes on, so a still picture has none."""
 
 
 SCORES: dict[str, Score] = {
-    "motion": Score("motion", "score", "high", True),
-    "camera_motion": Score("motion", "camera_motion", "low", True),
-    "object_motion": Score("motion", "object_motion", "high", True),
-    "raft_motion": Score("raft_motion", "score", "high", True),
+    "motion": Score("motion", "score", "high", True, of_time=True),
+    "camera_motion": Score("motion", "camera_motion", "low", True, of_time=True),
+    "object_motion": Score("motion", "object_motion", "high", True, of_time=True),
+    "raft_motion": Score("raft_motion", "score", "high", True, of_time=True),
     "text_area": Score("text_area", "score", "low", True),
-    "overlays": Score("overlays", "score", "low", True),
+    "overlays": Score("overlays", "score", "low", True, of_time=True),
     "sharpness": Score("sharpness", "score", "high", True),
     "brightness": Score("sharpness", "brightness", "high", True),
     "contrast": Score("quality", "contrast", "high", True),
@@ -48,12 +50,12 @@ SCORES: dict[str, Score] = {
     "bar_bottom": Score("quality", "bar_bottom", "low", True),
     "bar_left": Score("quality", "bar_left", "low", True),
     "bar_right": Score("quality", "bar_right", "low", True),
-    "frozen": Score("quality", "frozen", "low", True),
+    "frozen": Score("quality", "frozen", "low", True, of_time=True),
     "aspect": Score("quality", "aspect", "high", True),
-    "fps": Score("quality", "fps", "high", True),
+    "fps": Score("quality", "fps", "high", True, of_time=True),
     "bits_per_pixel": Score("quality", "bits_per_pixel", "high", True),
-    "audio": Score("quality", "audio", "high", True),
-    "duration": Score("clips", "duration_s", "high", True),
+    "audio": Score("quality", "audio", "high", True, of_time=True),
+    "duration": Score("clips", "duration_s", "high", True, of_time=True),
     "aesthetics": Score("aesthetics", "score", "high", False),
     "similarity": Score("similarity", "score", "high", False),
 }
@@ -61,12 +63,6 @@ SCORES: dict[str, Score] = {
 
 STILL = "still"
 """Column of scores: the clip has one frame. Where it is left out, no clip has."""
-
-
-def is_of_time(score: str) -> bool:
-    """Whether a score is about how a clip goes on, so that a still picture has none."""
-    in_time = ("motion", "raft_motion", "overlays")
-    return SCORES[score].table in in_time or score in ("frozen", "duration", "fps", "audio")
 
 
 @dataclass(frozen=True)
@@ -139,7 +135,7 @@ def freeze(config: SelectionConfig, scores: pl.DataFrame) -> list[Threshold]:
 
 def _applies(score: str, scores: pl.DataFrame) -> pl.Expr:
     """Whether a filter by the score is for a clip."""
-    return ~pl.col(STILL) if STILL in scores.columns and is_of_time(score) else pl.lit(True)
+    return ~pl.col(STILL) if STILL in scores.columns and SCORES[score].of_time else pl.lit(True)
 
 
 def _freeze(filter_: Filter, values: pl.Series) -> Threshold:
