@@ -39,8 +39,8 @@ from curation.annotators.raft_motion import RaftMotionConfig
 from curation.annotators.registry import ANNOTATORS
 from curation.annotators.text_area import TextAreaConfig
 from curation.annotators.text_engines import CraftConfig
-from curation.clips import ClipConfig, spans
-from curation.cuts import CutConfig, merge_cuts
+from curation.cuts.boundaries import CutConfig, merge_cuts
+from curation.cuts.clips import ClipConfig, spans
 from curation.scan import ScanResult, scan_video
 from curation.scan_work import flow_row, video_columns
 

@@ -40,13 +40,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from curation.cut_detectors import Signals
-from curation.cut_reel import make_reel, write_reel
-from curation.cut_scores import TYPES, Boundary, boundaries_of_scores, count, intervals, score
-from curation.cuts import Cut, CutConfig, cascade_cuts, merge_cuts
-from curation.detector_rules import Calibration
+from curation.cuts.boundaries import Cut, CutConfig, cascade_cuts, merge_cuts
+from curation.cuts.detector_rules import Calibration
+from curation.cuts.detectors import Signals
+from curation.cuts.scorer import TYPES, Boundary, boundaries_of_scores, count, intervals, score
+from curation.cuts.transnet import ONE, TransNetConfig
+from curation.reel.cut_reel import make_reel, write_reel
 from curation.scan import ScanConfig, scan_video
-from curation.transnet import ONE, TransNetConfig
 
 DEFAULT_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 SIZE = (640, 360)

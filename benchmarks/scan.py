@@ -86,7 +86,7 @@ def _detect(video: Path, fps: float | None, threshold: float) -> list[tuple[floa
 def _flow_pass(video: Path) -> None:
     import cv2
 
-    from curation.motion import flow_means
+    from curation.motion.flow import flow_means
 
     capture, last = cv2.VideoCapture(str(video)), None
     step = round(capture.get(cv2.CAP_PROP_FPS) / 2)

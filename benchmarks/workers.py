@@ -25,8 +25,8 @@ from scan import FPS, bare_decode, write_input
 
 from curation.engine.local import run_shards
 from curation.engine.pool import Pool
+from curation.footage.media import MediaLimits
 from curation.ingest import ASSIGN, GIVE, HashWork, ShardSize, assign, give
-from curation.media import MediaLimits
 from curation.pipeline import PRELOAD
 from curation.scan import ScanConfig
 from curation.scan_work import ScanWork

@@ -19,8 +19,8 @@ import pyarrow as pa
 from pyarrow import fs
 
 from curation.engine.work import Outputs, Unit, in_batches, settled
-from curation.media import MediaLimits, content_hash, probe
-from curation.pictures import SUFFIXES
+from curation.footage.media import MediaLimits, content_hash, probe
+from curation.footage.pictures import SUFFIXES
 from warehouse.claims import claim
 from warehouse.errors import MediaError, WarehouseError
 from warehouse.ledger import Ledger

@@ -9,19 +9,19 @@ from typing import Any
 from curation.annotate import AnnotateWork
 from curation.annotators.base import is_on
 from curation.annotators.registry import ANNOTATORS
-from curation.clips import ClipConfig
-from curation.cuts import CutConfig
+from curation.cuts.boundaries import CutConfig
+from curation.cuts.clips import ClipConfig
 from curation.engine.work import Work
+from curation.footage.media import MediaLimits
 from curation.formats.imports import LIST, MATCH
 from curation.ingest import ASSIGN, GIVE, HASH, HashWork, ShardSize
-from curation.media import MediaLimits
 from curation.scan import ScanConfig
 from curation.scan_work import CutWork, ScanWork
-from curation.selection import SelectionConfig
-from curation.verdicts import select_step
+from curation.selection.filters import SelectionConfig
+from curation.selection.verdicts import select_step
 from warehouse.plan import Plan, Step
 
-PRELOAD = ("curation.scan_work", "curation.pictures", "PIL.Image", "pyarrow.dataset", "pandas")
+PRELOAD = ("curation.scan_work", "curation.footage.pictures", "PIL.Image", "pyarrow.dataset", "pandas")
 """What a worker imports before it takes its first unit, so that forks have it: pyarrow imports the last two when it first
 reads and writes, which cost every fork, and so every video, a second."""
 

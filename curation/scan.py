@@ -17,13 +17,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from curation.changes import BlendObserver, LagObserver, Measure
-from curation.cut_detectors import BrightnessObserver, LevelObserver, Signals
-from curation.frames import DETECTOR_LONG_PX, Decoded, Decoder, Frame, Scaler, Sizes, fit
-from curation.grid_frames import GridFrame, GridObserver
-from curation.media import Media, MediaLimits, Probe, open_video, probe_opened
-from curation.motion import FlowObserver, FlowPairs
-from curation.transnet import TransNetObserver
+from curation.cuts.changes import BlendObserver, LagObserver, Measure
+from curation.cuts.detectors import BrightnessObserver, LevelObserver, Signals
+from curation.cuts.transnet import TransNetObserver
+from curation.footage.frames import DETECTOR_LONG_PX, Decoded, Decoder, Frame, Scaler, Sizes, fit
+from curation.footage.grid_frames import GridFrame, GridObserver
+from curation.footage.media import Media, MediaLimits, Probe, open_video, probe_opened
+from curation.motion.flow import FlowObserver, FlowPairs
 
 
 @dataclass(frozen=True)

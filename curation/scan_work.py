@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from curation.changes import Measure
-from curation.clips import ClipConfig, Span, spans
-from curation.cut_detectors import MEASURES, LevelScores, Signals
-from curation.cuts import Cut, CutConfig, merge_cuts
+from curation.cuts.boundaries import Cut, CutConfig, merge_cuts
+from curation.cuts.changes import Measure
+from curation.cuts.clips import ClipConfig, Span, spans
+from curation.cuts.detectors import MEASURES, LevelScores, Signals
 from curation.engine.work import Outputs, Unit, in_batches, settled
-from curation.grid_frames import GridFrame
+from curation.footage.grid_frames import GridFrame
+from curation.footage.media import MediaLimits
 from curation.ingest import CHANGED, is_unchanged, open_source
-from curation.media import MediaLimits
-from curation.motion import FlowPairs
+from curation.motion.flow import FlowPairs
 from curation.scan import ScanConfig, ScanResult, scan_video
 from warehouse.errors import MediaError
 from warehouse.ledger import Ledger

@@ -70,7 +70,7 @@ def _footage() -> dict[str, str]:
     warehouse = os.environ.get("CUTROOM_WAREHOUSE", str(ROOT / defaults.warehouse))
     footage = os.environ.get("CUTROOM_FOOTAGE")
     if footage is None:
-        from curation.sample_reel import make_reel
+        from curation.reel.sample_reel import make_reel
 
         reel = ROOT / defaults.footage[0]
         if not (reel / "truth.json").exists():

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from curation.reel_shots import (
+from curation.reel.shots import (
     BACKGROUNDS,
     COLOURS,
     MOTIONS,

@@ -12,7 +12,7 @@ from flows import console
 from flows.console import Config, Json, Profile, RetryFailed, Set, Warehouse, WarehouseArgument, Workers
 
 if TYPE_CHECKING:
-    from curation.verdicts import Selected
+    from curation.selection.verdicts import Selected
     from flows.curate import Curated
 
 
@@ -84,7 +84,7 @@ def cuts(
     json: Json = False,
 ) -> None:
     """Find the cuts of one video."""
-    from curation.cuts import merge_cuts
+    from curation.cuts.boundaries import merge_cuts
     from curation.scan import scan_video
     from flows.settings import load_settings
 

@@ -40,7 +40,7 @@ def check_captions(
     """Check that captions fit their own clips better than other clips' captions do; exit 1 if not."""
     from dataclasses import asdict
 
-    from curation.caption_fit import check_captions as run_check
+    from curation.captions.fit import check_captions as run_check
 
     found = run_check(_ledger(warehouse), sample)
     bad = [fit for fit in found if not fit.fits(least)]

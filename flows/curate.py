@@ -13,7 +13,7 @@ from prefect import flow
 from curation.annotators.registry import ANNOTATORS
 from curation.ingest import assign, give
 from curation.pipeline import CurationConfig, hash_work, make_plan, shard_works
-from curation.verdicts import Selected
+from curation.selection.verdicts import Selected
 from flows.plans import current_settings, open_engine, selected_earlier
 from flows.settings import CurateParams, Settings
 from tasks import artifacts

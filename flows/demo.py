@@ -12,8 +12,8 @@ import numpy as np
 from prefect import flow
 from pydantic import Field
 
-from curation.reel_oracle import read_shape_and_colour
-from curation.sample_reel import BACKGROUNDS, COLOURS, SHAPES, make_reel
+from curation.reel.oracle import read_shape_and_colour
+from curation.reel.sample_reel import BACKGROUNDS, COLOURS, SHAPES, make_reel
 from flows.curate import curate
 from flows.plans import current_settings
 from flows.report import write_report

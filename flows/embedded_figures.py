@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from curation.ingest import VIDEO_SUFFIXES
-from curation.reel_oracle import read_shape_and_colour
-from curation.reel_shots import COLOURS, SHAPES, Shot, appeal, random_shots, render_moments
+from curation.reel.oracle import read_shape_and_colour
+from curation.reel.shots import COLOURS, SHAPES, Shot, appeal, random_shots, render_moments
 
 SEED = 70_001  # far from the seeds of training
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from curation.verdicts import Selected
+from curation.selection.verdicts import Selected
 from flows.plans import current_settings, later_plan
 from tasks.selecting import select_clips
 from warehouse.errors import WarehouseError

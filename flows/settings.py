@@ -17,13 +17,13 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
 
 from curation.annotators.registry import ANNOTATORS
-from curation.clips import ClipConfig
-from curation.cuts import CutConfig
+from curation.cuts.boundaries import CutConfig
+from curation.cuts.clips import ClipConfig
+from curation.footage.media import MediaLimits
 from curation.ingest import ShardSize
-from curation.media import MediaLimits
 from curation.pipeline import CurationConfig, default_annotators
 from curation.scan import ScanConfig
-from curation.selection import SelectionConfig
+from curation.selection.filters import SelectionConfig
 from flows.profiles import PROFILES
 from tasks.encoding import EncodeConfig
 from tasks.packing import PackConfig

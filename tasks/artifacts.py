@@ -11,8 +11,8 @@ import numpy as np
 import polars as pl
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
-from curation.selection import Threshold
-from curation.verdicts import Selected
+from curation.selection.filters import Threshold
+from curation.selection.verdicts import Selected
 from tasks.tracking import in_flow_run
 
 _BARS = " ▁▂▃▄▅▆▇█"

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from curation.caption_cleaning import CleaningConfig, clean, fault
-from curation.clip_frames import Bucket, Sampled, read_clips, sample
+from curation.captions.cleaning import CleaningConfig, clean, fault
+from curation.captions.score_words import ScoreWordsConfig, with_score_words
 from curation.engine.work import Outputs, Unit, by_video, in_batches, settled
+from curation.footage.clip_frames import Bucket, Sampled, read_clips, sample
+from curation.footage.media import MediaLimits
 from curation.ingest import open_source
-from curation.media import MediaLimits
-from curation.score_words import ScoreWordsConfig, with_score_words
 from models.digest import weights_id
 from warehouse.errors import MediaError
 from warehouse.ledger import Ledger

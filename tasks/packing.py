@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from curation.clip_frames import Bucket
+from curation.footage.clip_frames import Bucket
 from warehouse.claims import claim
 from warehouse.datasets import PACKED_TABLES, dataset_path, packable, read_manifest
 from warehouse.errors import DatasetError, WarehouseError

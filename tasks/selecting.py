@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 
 import polars as pl
 
-from curation.selection import SelectionConfig, score_columns
-from curation.verdicts import Selected, gather_scores, select
+from curation.selection.filters import SelectionConfig, score_columns
+from curation.selection.verdicts import Selected, gather_scores, select
 from tasks import artifacts
 from tasks.progress import note
 from tasks.tracking import step

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from curation.annotators.base import Clip, GridFrame, Outcome
-from curation.grid_frames import encode_jpeg
+from curation.footage.grid_frames import encode_jpeg
 from warehouse.schema import TABLES
 from warehouse.table import STATE_COLUMNS
 

@@ -12,17 +12,17 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from curation.duplicates import DuplicateConfig
 from curation.engine.work import settled
+from curation.footage.frames import Decoder
+from curation.footage.media import MediaLimits, content_hash, open_video, probe
 from curation.formats.exports import Exported, export
 from curation.formats.imports import LIST, MATCH, Imported, import_list, import_plan
 from curation.formats.kept import choose
 from curation.formats.registry import find
-from curation.frames import Decoder
 from curation.ingest import ASSIGN, GIVE, HASH, list_sources
-from curation.media import MediaLimits, content_hash, open_video, probe
-from curation.selection import Filter, SelectionConfig
-from curation.verdicts import select, select_step
+from curation.selection.duplicates import DuplicateConfig
+from curation.selection.filters import Filter, SelectionConfig
+from curation.selection.verdicts import select, select_step
 from warehouse.ledger import Ledger
 from warehouse.plan import Plan, Step, digest
 from warehouse.schema import TABLES

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from curation.frames import Decoded, Frame, Scaler, Sizes
+from curation.footage.frames import Decoded, Frame, Scaler, Sizes
 
 MILLISECOND = Fraction(1, 1000)
 

@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 from served import ROOT, clean_environment, cutroom
 
-from curation.sample_reel import make_reel
+from curation.reel.sample_reel import make_reel
 
 Files = dict[str, int]
 

@@ -14,8 +14,8 @@ from annotator_clips import check_columns, clip_of
 from curation.annotators.base import Clip, Done
 from curation.annotators.clip_model import load_clip
 from curation.annotators.registry import ANNOTATORS
-from curation.motion import flow_means
-from curation.reel_shots import MOTIONS, Shot, appeal, random_shots, render
+from curation.motion.flow import flow_means
+from curation.reel.shots import MOTIONS, Shot, appeal, random_shots, render
 
 SHOTS = random_shots(48, seed=9_000_001)
 CLEAR = [number for number, shot in enumerate(SHOTS) if shot.text is None and shot.blur == 0]

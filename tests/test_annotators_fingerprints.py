@@ -8,7 +8,7 @@ from footage import texture
 
 from curation.annotators.base import Done, Failed, Skipped
 from curation.annotators.fingerprints import FingerprintsAnnotator, FingerprintsConfig, colours
-from curation.perceptual_hash import picture_hash
+from curation.selection.perceptual_hash import picture_hash
 from warehouse.schema import TABLES
 
 ANNOTATOR = FingerprintsAnnotator(FingerprintsConfig())

@@ -16,8 +16,8 @@ from footage import texture
 from numpy.typing import NDArray
 
 from curation.annotators.base import Done, Outcome, Skipped
+from curation.annotators.overlay_search import OverlayConfig
 from curation.annotators.overlays import OverlaysAnnotator
-from curation.overlays import OverlayConfig
 
 ANNOTATOR = OverlaysAnnotator(OverlayConfig())
 MOVING = {

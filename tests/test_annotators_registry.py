@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 
 from curation.annotators.base import Clip, Done, Outcome
 from curation.annotators.registry import ANNOTATORS, register
-from curation.selection import SCORES
+from curation.selection.filters import SCORES
 from warehouse.errors import SettingsError
 from warehouse.schema import TABLES
 from warehouse.table import column

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from curation.sample_reel import random_shots, render
+from curation.reel.sample_reel import random_shots, render
 from models import autoencoder as module
 from models.autoencoder import load_autoencoder
 from models.autoencoder_layouts import autoencoder_original

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from curation.annotators.base import Done
 from curation.annotators.motion import MotionAnnotator, MotionConfig
-from curation.camera import CameraNames, camera_motion, camera_name
-from curation.motion import farneback
+from curation.motion.camera import CameraNames, camera_motion, camera_name
+from curation.motion.flow import farneback
 from curation.scan import scan_video
 from curation.scan_work import flow_row
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curation.caption_cleaning import CleaningConfig, clean, fault
+from curation.captions.cleaning import CleaningConfig, clean, fault
 from warehouse.errors import SettingsError
 
 PLAIN, T5 = CleaningConfig(), CleaningConfig(t5=True)

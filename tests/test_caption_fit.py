@@ -11,8 +11,8 @@ import pytest
 from warehouse_builder import STEP, build_warehouse
 
 from curation.annotators.clip_model import load_clip
-from curation.caption_fit import CaptionFit, caption_fit, check_captions
-from curation.reel_shots import random_shots, render_moments
+from curation.captions.fit import CaptionFit, caption_fit, check_captions
+from curation.reel.shots import random_shots, render_moments
 from warehouse.errors import SettingsError, WarehouseError
 from warehouse.ledger import Ledger
 from warehouse.plan import Plan

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from curation.changes import LAGS, BlendObserver, LagObserver, Measure
+from curation.cuts.changes import LAGS, BlendObserver, LagObserver, Measure
 from tests.footage import MILLISECOND, frames_of, texture
 
 SIZE = (72, 128)

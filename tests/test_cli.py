@@ -16,7 +16,7 @@ import pytest
 import typer.main
 from served import ROOT, clean_environment, cutroom
 
-from curation.sample_reel import FilmTruth, make_reel, read_truth
+from curation.reel.sample_reel import FilmTruth, make_reel, read_truth
 from flows import cli
 
 COMMON = {"--config", "--set", "--json", "--help"}

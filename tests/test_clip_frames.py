@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curation.clip_frames import Bucket, Sampled, read_clips, sample
-from curation.media import MediaLimits
+from curation.footage.clip_frames import Bucket, Sampled, read_clips, sample
+from curation.footage.media import MediaLimits
 from warehouse.errors import MediaError, SettingsError
 
 TICK = Fraction(1, 1000)
@@ -115,7 +115,7 @@ def test_a_frame_that_is_gone_is_an_error_not_another_frame(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("name", ["dog_ebook_rot270.mp4", "goldeneye_rotated90.mp4", "edit_list_hevc10.mp4"])
 def test_rotated_footage_comes_out_upright(test_data: Path, name: str) -> None:
-    from curation.grid_frames import decode_jpeg
+    from curation.footage.grid_frames import decode_jpeg
     from curation.scan import scan_video
 
     spooled = []

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from curation.clips import REASONS, ClipConfig, Span, spans
-from curation.cut_detectors import Signals
-from curation.cuts import Cut
+from curation.cuts.boundaries import Cut
+from curation.cuts.clips import REASONS, ClipConfig, Span, spans
+from curation.cuts.detectors import Signals
 from warehouse.errors import SettingsError
 
 TICK = Fraction(1, 1000)

@@ -8,8 +8,8 @@ import av
 import numpy as np
 import pytest
 
-from curation.cut_reel import FPS, Join, flash, join_shots, make_reel, whip_pan, write_reel
-from curation.cut_scores import Boundary
+from curation.cuts.scorer import Boundary
+from curation.reel.cut_reel import FPS, Join, flash, join_shots, make_reel, whip_pan, write_reel
 from tests.footage import texture
 
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curation.cut_scores import (
+from curation.cuts.scorer import (
     TRANSNET,
     Boundary,
     Convention,

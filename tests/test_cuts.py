@@ -17,12 +17,12 @@ from scenedetect.common import Timecode
 from scenedetect.detector import SceneDetector
 from scenedetect.detectors import AdaptiveDetector, ContentDetector
 
-from curation.cut_detectors import LevelObserver
-from curation.cuts import CutConfig
-from curation.detector_rules import adaptive_cuts, content_cuts
-from curation.frames import Decoder, Frame, Scaler, TimeGrid
-from curation.media import open_video as open_media
-from curation.media import probe_opened
+from curation.cuts.boundaries import CutConfig
+from curation.cuts.detector_rules import adaptive_cuts, content_cuts
+from curation.cuts.detectors import LevelObserver
+from curation.footage.frames import Decoder, Frame, Scaler, TimeGrid
+from curation.footage.media import open_video as open_media
+from curation.footage.media import probe_opened
 from curation.scan import ScanConfig, _sizes, scan_video
 
 MIN_SCENE_S = CutConfig().min_scene_s

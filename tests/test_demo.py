@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import served
 
-from curation.sample_reel import COLOURS, SHAPES, Shot, make_reel, render
+from curation.reel.sample_reel import COLOURS, SHAPES, Shot, make_reel, render
 from flows.demo import NUM_SAMPLES, judge, reel_prompts
 from tasks.sampling import Sampled
 

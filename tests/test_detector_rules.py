@@ -22,10 +22,10 @@ from scenedetect.detectors import (
     ThresholdDetector,
 )
 
-from curation.cut_detectors import MEASURES, LevelObserver, LevelScores, Signals
-from curation.cuts import Calibration, CutConfig, Level, cascade_cuts, merge_cuts
-from curation.detector_rules import DEFAULTS, detections
-from curation.frames import TimeGrid
+from curation.cuts.boundaries import Calibration, CutConfig, Level, cascade_cuts, merge_cuts
+from curation.cuts.detector_rules import DEFAULTS, detections
+from curation.cuts.detectors import MEASURES, LevelObserver, LevelScores, Signals
+from curation.footage.frames import TimeGrid
 from curation.scan import ScanConfig, scan_video
 from curation.scan_work import signal_rows
 from tests.footage import MILLISECOND, frames_of, natural, write_video

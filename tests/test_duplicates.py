@@ -15,14 +15,14 @@ from footage import write_video
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curation import duplicates
 from curation.annotators.base import Clip, Done, GridFrame
 from curation.annotators.fingerprints import FingerprintsAnnotator, FingerprintsConfig
-from curation.clips import ClipConfig, spans
-from curation.cuts import CutConfig, merge_cuts
-from curation.duplicates import DuplicateConfig, Fingerprint, likeness, near_duplicates, ranked
-from curation.perceptual_hash import mirrored, turned
+from curation.cuts.boundaries import CutConfig, merge_cuts
+from curation.cuts.clips import ClipConfig, spans
 from curation.scan import ScanConfig, scan_video
+from curation.selection import duplicates
+from curation.selection.duplicates import DuplicateConfig, Fingerprint, likeness, near_duplicates, ranked
+from curation.selection.perceptual_hash import mirrored, turned
 from warehouse.errors import SettingsError
 
 CONFIG = DuplicateConfig()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from curation.sample_reel import random_shots, render
+from curation.reel.sample_reel import random_shots, render
 from flows.embedded_figures import aesthetics_figures, all_figures, coca_figures
 from models.embedded import greedy_caption, load_aesthetics, load_coca, store
 from models.embedded.tokenizer import WordTokenizer

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from curation.annotators.clip_model import load_clip
 from curation.annotators.fingerprints import colours
-from curation.duplicates import Duplicate, DuplicateConfig, Fingerprint, near_duplicates, ranked
-from curation.embedding_index import EmbeddingIndex
-from curation.perceptual_hash import picture_hash
-from curation.reel_shots import random_shots, render_moments
+from curation.reel.shots import random_shots, render_moments
+from curation.selection.duplicates import Duplicate, DuplicateConfig, Fingerprint, near_duplicates, ranked
+from curation.selection.embedding_index import EmbeddingIndex
+from curation.selection.perceptual_hash import picture_hash
 
 CONFIG = DuplicateConfig(min_cosine=0.9)
 

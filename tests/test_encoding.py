@@ -16,8 +16,8 @@ import torch
 from diffusers import AutoencoderKLWan
 
 from curation.engine.work import Outputs, Unit
-from curation.media import MediaLimits
-from curation.sample_reel import make_reel
+from curation.footage.media import MediaLimits
+from curation.reel.sample_reel import make_reel
 from models.autoencoder import Autoencoder, load_autoencoder
 from models.text_encoder import load_text_encoder
 from tasks.encoding import EncodeConfig, LatentWork, TextWork, choose_caption

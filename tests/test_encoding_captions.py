@@ -8,9 +8,9 @@ import pyarrow as pa
 import pytest
 from warehouse_builder import build_warehouse
 
-from curation.caption_cleaning import CleaningConfig
+from curation.captions.cleaning import CleaningConfig
+from curation.captions.score_words import ScoreWordsConfig, with_score_words, without_score_words
 from curation.engine.work import Outputs, Unit
-from curation.score_words import ScoreWordsConfig, with_score_words, without_score_words
 from tasks.encoding import EncodeConfig, TextWork, choose_caption
 from warehouse.ledger import Ledger
 

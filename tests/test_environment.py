@@ -36,7 +36,7 @@ def test_the_embedded_coca_captions_a_frame() -> None:
     from curation.annotators.caption_decoding import DecodingConfig
     from curation.annotators.clip_model import EMBEDDED, load_clip
     from curation.annotators.coca import CocaCaptioner
-    from curation.sample_reel import Shot, render
+    from curation.reel.sample_reel import Shot, render
 
     frame = render(Shot("star", "green", "still", "plain", size=0.5), 96, 1)[0]
     captioner = CocaCaptioner(load_clip(EMBEDDED, None), DecodingConfig(), 1)

@@ -20,8 +20,8 @@ import flows.curate
 from curation.engine.work import Work
 from curation.ingest import assign, give
 from curation.pipeline import hash_work, shard_works
-from curation.sample_reel import make_reel
-from curation.selection import Threshold
+from curation.reel.sample_reel import make_reel
+from curation.selection.filters import Threshold
 from flows.settings import load_settings
 from tasks.artifacts import histogram, losses
 from tasks.windows import MAX_TASK_RUNS, Engine, Outcome, Window, run_windows, windows

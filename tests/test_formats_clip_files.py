@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from curation.footage.frames import Decoder
+from curation.footage.media import MediaLimits, open_video, probe
 from curation.formats.base import Clip
 from curation.formats.clip_files import VideoFile, write_clips
-from curation.frames import Decoder
-from curation.media import MediaLimits, open_video, probe
 
 
 def decode(path: Path) -> tuple[list[NDArray[np.float64]], list[int], Fraction]:

@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 from exchange import KEPT, numbers, pictures
 
+from curation.footage.media import MediaLimits
 from curation.formats.clip_files import Shape
 from curation.formats.cut_files import SCHEMA, FileSettings, Written, write_files
 from curation.formats.kept import choose, choose_all, choose_kept
-from curation.media import MediaLimits
 from warehouse import faults
 from warehouse.errors import SettingsError, WarehouseError
 from warehouse.ledger import Ledger

@@ -16,13 +16,13 @@ import pytest
 from conftest import ROOT
 from warehouse_builder import STEPS, build_warehouse
 
+from curation.footage.media import MediaLimits
 from curation.formats.exports import RECORD, export
 from curation.formats.imports import MATCH
 from curation.formats.kept import choose, describe
 from curation.formats.registry import find
-from curation.media import MediaLimits
-from curation.selection import SelectionConfig
-from curation.verdicts import select, select_step
+from curation.selection.filters import SelectionConfig
+from curation.selection.verdicts import select, select_step
 from warehouse.audit import audit
 from warehouse.errors import FormatError, SettingsError, WarehouseError
 from warehouse.ledger import Ledger

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from curation.footage.media import probe
 from curation.formats.latte import read
-from curation.media import probe
 from curation.scan import ScanConfig, scan_video
 from warehouse.errors import FormatError
 from warehouse.ledger import Ledger
@@ -99,9 +99,9 @@ def test_odd_folders_cost_themselves_alone(tmp_path: Path) -> None:
 
 
 def test_frames_stand_upright(tmp_path: Path) -> None:
+    from curation.footage.media import MediaLimits
     from curation.formats.base import Clip
     from curation.formats.clip_files import FrameFolder, write_clips
-    from curation.media import MediaLimits
 
     picture = np.zeros((48, 96, 3), np.uint8)
     picture[:24] = 255

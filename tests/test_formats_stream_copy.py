@@ -13,11 +13,11 @@ import footage
 import numpy as np
 import pytest
 
+from curation.footage.frames import Decoder
+from curation.footage.media import MediaLimits, open_video, probe
 from curation.formats import stream_copy
 from curation.formats.base import Clip
 from curation.formats.stream_copy import CAUSES, Copied, copy_clips
-from curation.frames import Decoder
-from curation.media import MediaLimits, open_video, probe
 from warehouse.errors import MediaError
 
 COUNT = 48

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from curation.frames import Decoder, Frame, Scaler, Sizes, TimeGrid, fit
-from curation.media import MediaLimits, open_video
+from curation.footage.frames import Decoder, Frame, Scaler, Sizes, TimeGrid, fit
+from curation.footage.media import MediaLimits, open_video
 from tests.footage import MILLISECOND, numbered, read_number, texture, write_video
 from warehouse.errors import MediaError
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curation.grid_frames import GridFrame, decode_jpeg, encode_jpeg, pick
+from curation.footage.grid_frames import GridFrame, decode_jpeg, encode_jpeg, pick
 from curation.scan import ScanConfig, scan_video
 from tests.footage import MILLISECOND, numbered, read_number, texture, write_video
 

@@ -18,13 +18,13 @@ from typing import Any
 import pytest
 from hostile import COUNT, MAKERS, film
 
-from curation.clips import ClipConfig
-from curation.cuts import CutConfig
+from curation.cuts.boundaries import CutConfig
+from curation.cuts.clips import ClipConfig
 from curation.engine.local import run_shards
 from curation.engine.pool import Pool
+from curation.footage.media import CAUSES, MediaLimits, content_hash, open_video
 from curation.ingest import ASSIGN, GIVE, ShardSize, assign, give
 from curation.ingest import HashWork as Hash
-from curation.media import CAUSES, MediaLimits, content_hash, open_video
 from curation.pipeline import PRELOAD
 from curation.scan import ScanConfig, scan_video
 from curation.scan_work import CutWork, ScanWork

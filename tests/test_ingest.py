@@ -10,8 +10,8 @@ import pytest
 
 from curation.engine.local import run_shards
 from curation.engine.pool import Pool
+from curation.footage.media import MediaLimits
 from curation.ingest import ASSIGN, GIVE, HASH, HashWork, ShardSize, assign, give
-from curation.media import MediaLimits
 from warehouse.audit import audit
 from warehouse.errors import WarehouseError
 from warehouse.ledger import Ledger

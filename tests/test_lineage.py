@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from warehouse_builder import RUN_ID, SELECTION, STEP, build_warehouse, commit, hash_of, settled
 
-from curation.selection import SCORES
+from curation.selection.filters import SCORES
 from warehouse.errors import WarehouseError
 from warehouse.ledger import Ledger
 from warehouse.lineage import Explanation, explain, render, score_columns

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from av.stream import Disposition
 
-from curation import media
-from curation.media import CAUSES, MediaLimits, Probe, content_hash, open_video, probe
+from curation.footage import media
+from curation.footage.media import CAUSES, MediaLimits, Probe, content_hash, open_video, probe
 from tests.footage import MILLISECOND, numbered, texture, write_sound, write_video
 from warehouse.errors import MediaError
 
@@ -199,7 +199,7 @@ def test_a_file_that_was_cut_off_before_its_index(tmp_path: Path, test_data: Pat
 def test_limits_hold_before_anything_is_decoded(
     video: Path, limits: MediaLimits, cause: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("curation.frames.Decoder.__iter__", lambda self: pytest.fail("decoded"))
+    monkeypatch.setattr("curation.footage.frames.Decoder.__iter__", lambda self: pytest.fail("decoded"))
     assert cause_of(video, limits) == cause
 
 

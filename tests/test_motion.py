@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from curation.camera import CameraMotion
-from curation.motion import FlowPairs, Motion, clip_motion, flow_means
+from curation.motion.camera import CameraMotion
+from curation.motion.flow import FlowPairs, Motion, clip_motion, flow_means
 from curation.scan import ScanConfig, scan_video
 from tests.footage import MILLISECOND, texture, write_video
 

@@ -12,8 +12,8 @@ from footage import texture
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curation.grid_frames import decode_jpeg, encode_jpeg
-from curation.perceptual_hash import BAND_BITS, BITS, bands, distances, picture_hash, turned
+from curation.footage.grid_frames import decode_jpeg, encode_jpeg
+from curation.selection.perceptual_hash import BAND_BITS, BITS, bands, distances, picture_hash, turned
 
 hashes = st.integers(0, (1 << BITS) - 1)
 

@@ -10,8 +10,8 @@ import pytest
 from footage import texture
 from PIL import Image
 
-from curation.frames import Decoder
-from curation.media import MediaLimits, open_video, probe
+from curation.footage.frames import Decoder
+from curation.footage.media import MediaLimits, open_video, probe
 from curation.scan import scan_video
 from warehouse.errors import MediaError
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from curation.annotators.base import Done, Outcome, Skipped
 from curation.annotators.raft_motion import RaftMotionAnnotator, RaftMotionConfig
-from curation.raft import fit_area, load_raft, raft_flow
+from curation.motion.raft import fit_area, load_raft, raft_flow
 from warehouse.errors import WeightsError
 
 CHAIRS = (2.59, 0.97, 1.25, 0.76, 1.79, 1.54)
@@ -167,7 +167,7 @@ def test_a_clip_of_one_frame_is_skipped(weights: Path, photograph: NDArray) -> N
 
 @pytest.mark.long
 def test_raft_is_nearer_to_the_truth_than_farneback(test_data: Path, raft: torch.nn.Module) -> None:
-    from curation.motion import farneback
+    from curation.motion.flow import farneback
 
     ours, theirs = [], []
     for index in range(len(CHAIRS)):

@@ -13,7 +13,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from curation.sample_reel import make_reel
+from curation.reel.sample_reel import make_reel
 from warehouse.audit import audit
 from warehouse.faults import VARIABLE
 from warehouse.ledger import Ledger

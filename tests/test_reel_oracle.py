@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
-from curation.reel_oracle import read_shape_and_colour
-from curation.sample_reel import COLOURS, SHAPES, Shot, random_shots, render
+from curation.reel.oracle import read_shape_and_colour
+from curation.reel.sample_reel import COLOURS, SHAPES, Shot, random_shots, render
 from models.autoencoder import load_autoencoder
 
 

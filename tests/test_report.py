@@ -21,7 +21,7 @@ from PIL import Image
 from tiny_run import train_two_stages
 from warehouse_builder import HOSTILE_NAME, STEPS, build_warehouse
 
-from curation.selection import SCORES
+from curation.selection.filters import SCORES
 from screen.report import build_report
 from screen.report.examples import MAX_PER_REASON, MethodRow, caption_methods, examples
 from screen.report.footage import read_videos

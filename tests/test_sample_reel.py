@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from curation.sample_reel import (
+from curation.reel.sample_reel import (
     BACKGROUNDS,
     COLOURS,
     MOTIONS,

@@ -12,9 +12,9 @@ import av
 import numpy as np
 import pytest
 
-from curation.frames import Decoder
-from curation.grid_frames import GridFrame
-from curation.media import CAUSES, MediaLimits
+from curation.footage.frames import Decoder
+from curation.footage.grid_frames import GridFrame
+from curation.footage.media import CAUSES, MediaLimits
 from curation.scan import ScanConfig, ScanResult, scan_video
 from tests.footage import MILLISECOND, numbered, texture, write_video
 from warehouse.errors import MediaError

@@ -12,11 +12,11 @@ import pyarrow as pa
 import pytest
 
 from curation import scan_work
-from curation.clips import ClipConfig, spans
-from curation.cuts import merge_cuts
+from curation.cuts.boundaries import merge_cuts
+from curation.cuts.clips import ClipConfig, spans
 from curation.engine.work import Outputs, Unit
+from curation.footage.media import MediaLimits
 from curation.ingest import ASSIGN, GIVE, HASH, HashWork, ShardSize, assign, give
-from curation.media import MediaLimits
 from curation.scan import ScanConfig, ScanResult, scan_video
 from curation.scan_work import ScanWork, cut_struct, signal_rows, signals_of, video_columns
 from tests.footage import texture, write_video

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from curation.score_words import ScoreWordsConfig, with_score_words, without_score_words
+from curation.captions.score_words import ScoreWordsConfig, with_score_words, without_score_words
 from warehouse.errors import SettingsError
 
 ALWAYS = {style: ScoreWordsConfig(style, drop_share=0.0) for style in ("numbers", "words", "sentences")}

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curation.selection import SCORES, Filter, SelectionConfig, freeze, funnel, judge
+from curation.selection.filters import SCORES, Filter, SelectionConfig, freeze, funnel, judge
 from warehouse.errors import SettingsError
 
 FILTERS = SelectionConfig("test", (Filter("motion", drop=0.25), Filter("text_area", limit=0.07)))

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import served
 
-from curation.sample_reel import make_reel
+from curation.reel.sample_reel import make_reel
 from flows.server import free_port
 
 pytestmark = pytest.mark.long

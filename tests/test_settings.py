@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from curation.annotators.registry import ANNOTATORS
-from curation.clips import ClipConfig
+from curation.cuts.clips import ClipConfig
 from curation.pipeline import CurationConfig
 from curation.scan import ScanConfig
-from curation.selection import Filter, SelectionConfig
+from curation.selection.filters import Filter, SelectionConfig
 from flows.settings import (
     OTHER_VARIABLES,
     CurateParams,

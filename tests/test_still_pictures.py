@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from curation.annotators.registry import ANNOTATORS
-from curation.selection import Filter, SelectionConfig, freeze, funnel, judge
+from curation.selection.filters import Filter, SelectionConfig, freeze, funnel, judge
 from flows.curate import curate
 from flows.settings import load_settings
 from warehouse.audit import audit

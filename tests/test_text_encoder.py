@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from curation.sample_reel import COLOURS, MOTIONS, SHAPES, random_shots
+from curation.reel.sample_reel import COLOURS, MOTIONS, SHAPES, random_shots
 from models.text_encoder import load_text_encoder
 from warehouse.errors import WeightsError
 

@@ -11,8 +11,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from curation.changes import BlendObserver, LagObserver, Measure
-from curation.transitions import EvidenceConfig, Transition, blends, flashes, hard_cuts
+from curation.cuts.changes import BlendObserver, LagObserver, Measure
+from curation.cuts.transitions import EvidenceConfig, Transition, blends, flashes, hard_cuts
 from tests.footage import MILLISECOND, frames_of, natural
 
 Picture = NDArray[np.uint8]

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from curation.changes import Measure
-from curation.clips import spans
-from curation.cut_detectors import Signals
-from curation.cuts import CutConfig, merge_cuts
+from curation.cuts.boundaries import CutConfig, merge_cuts
+from curation.cuts.changes import Measure
+from curation.cuts.clips import spans
+from curation.cuts.detectors import Signals
+from curation.cuts.transitions import Transition
+from curation.cuts.transnet import MANY, ONE, TransNetConfig, TransNetObserver, load_network, transnet_cuts
 from curation.scan import ScanConfig, scan_video
 from curation.scan_work import signal_rows
-from curation.transitions import Transition
-from curation.transnet import MANY, ONE, TransNetConfig, TransNetObserver, load_network, transnet_cuts
 from tests.footage import frames_of, natural, texture, write_video
 
 

@@ -12,8 +12,8 @@ import polars as pl
 import pytest
 from warehouse_builder import SELECTION, STEPS, build_warehouse
 
-from curation.duplicates import DuplicateConfig
-from curation.verdicts import current, select, select_step
+from curation.selection.duplicates import DuplicateConfig
+from curation.selection.verdicts import current, select, select_step
 from screen.report.examples import examples
 from screen.report.footage import read_videos
 from screen.report.scores import funnel_rows, judged
@@ -166,11 +166,11 @@ def test_a_copy_whose_better_is_not_kept_is_named_by_the_audit(tmp_path: Path) -
 
 
 def test_one_run_at_a_time_judges(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    import curation.verdicts
+    import curation.selection.verdicts
     from warehouse.claims import claim
 
     monkeypatch.setattr(
-        curation.verdicts, "claim", lambda store, thing, wait_s: claim(store, thing, wait_s=0.5)
+        curation.selection.verdicts, "claim", lambda store, thing, wait_s: claim(store, thing, wait_s=0.5)
     )
     with (
         claim(ledger.store, ledger.folder("verdicts")) as held,

@@ -18,9 +18,9 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from curation.reel_shots import Shot, random_shots, render_moments
-from curation.selection import Filter, SelectionConfig
-from curation.verdicts import select, select_step
+from curation.reel.shots import Shot, random_shots, render_moments
+from curation.selection.filters import Filter, SelectionConfig
+from curation.selection.verdicts import select, select_step
 from tasks.packing import PackConfig, pack, pack_step
 from warehouse.ledger import Ledger
 from warehouse.plan import Plan, Step, digest

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from curation.grid_frames import decode_jpeg, pick
+from curation.footage.grid_frames import decode_jpeg, pick
 
 
 def operational(default: Any) -> Any:

@@ -11,7 +11,7 @@ import numpy as np
 
 from curation.annotators.base import Clip, Outcome, Skipped
 from curation.annotators.batch import Unscorable, frames_of, pixels, score_batch
-from curation.perceptual_hash import picture_hash
+from curation.selection.perceptual_hash import picture_hash
 
 COLOUR_PX = 8
 """Side of the tiny picture that keeps a frame's colours."""

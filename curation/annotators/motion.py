@@ -10,8 +10,8 @@ import numpy as np
 
 from curation.annotators.base import Clip, Outcome, Skipped
 from curation.annotators.batch import Unscorable, row_of, score_batch
-from curation.camera import PARTS, SIGNED, CameraNames, camera_name
-from curation.motion import FlowPairs, Motion, clip_motion
+from curation.motion.camera import PARTS, SIGNED, CameraNames, camera_name
+from curation.motion.flow import FlowPairs, Motion, clip_motion
 
 
 @dataclass(frozen=True)

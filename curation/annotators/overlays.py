@@ -15,8 +15,8 @@ import shapely
 
 from curation.annotators.base import Clip, Outcome, Skipped
 from curation.annotators.batch import Unscorable, frames_of, pixels, score_batch
+from curation.annotators.overlay_search import Box, OverlayConfig, find_overlays
 from curation.annotators.quality import Bars, QualityConfig, find_bars
-from curation.overlays import Box, OverlayConfig, find_overlays
 
 
 class OverlaysAnnotator:

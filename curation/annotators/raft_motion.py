@@ -15,8 +15,8 @@ import numpy as np
 
 from curation.annotators.base import Clip, GridFrame, Outcome, Skipped
 from curation.annotators.batch import Unscorable, pixels, score_batch
-from curation.motion import UNIT_SECONDS, in_unit, vector_means
-from curation.raft import SIZE, fit_area, load_raft, raft_flow
+from curation.motion.flow import UNIT_SECONDS, in_unit, vector_means
+from curation.motion.raft import SIZE, fit_area, load_raft, raft_flow
 from warehouse.errors import WeightsError
 
 

@@ -2,7 +2,7 @@
 
 An annotator of your own is one file with one class (see `base.Annotator`) that is given to `register`. Its table is
 described by a class attribute `fields`, made with `warehouse.table.column`, and what can be selected by it by `scores`,
-names with `curation.selection.Score`. The environment variable
+names with `curation.selection.filters.Score`. The environment variable
 CUTROOM_ANNOTATORS names such files or modules, separated by commas; every program that works on a warehouse, and every
 worker that it starts, imports them with this module. `docs/annotators.md` shows one whole.
 """
@@ -30,7 +30,7 @@ from curation.annotators.sharpness import SharpnessAnnotator
 from curation.annotators.similarity import SimilarityAnnotator
 from curation.annotators.summaries import SummariesAnnotator
 from curation.annotators.text_area import TextAreaAnnotator
-from curation.selection import SCORES
+from curation.selection.filters import SCORES
 from warehouse.errors import SettingsError
 from warehouse.schema import TABLES
 

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Protocol
 import av
 import numpy as np
 
+from curation.footage.frames import Decoded, Decoder, fit
+from curation.footage.media import MediaLimits, open_video
 from curation.formats.base import Clip
-from curation.frames import Decoded, Decoder, fit
 from curation.ingest import open_source
-from curation.media import MediaLimits, open_video
 from warehouse.errors import MediaError, SettingsError
 
 if TYPE_CHECKING:

@@ -18,12 +18,12 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
+from curation.footage.frames import Decoded, Decoder
+from curation.footage.media import MediaLimits
 from curation.formats.base import Clip
 from curation.formats.clip_files import Shape, VideoFile, write_clips
 from curation.formats.kept import Chosen, describe
 from curation.formats.stream_copy import Copied, copy_clips
-from curation.frames import Decoded, Decoder
-from curation.media import MediaLimits
 from warehouse import owner
 from warehouse.errors import MediaError, SettingsError, WarehouseError
 from warehouse.store import Store

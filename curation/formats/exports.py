@@ -17,11 +17,11 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from curation.footage.frames import Decoder
+from curation.footage.media import MediaLimits
 from curation.formats.base import Clip, Format, Media, Target
 from curation.formats.clip_files import FrameFolder, MiddleFrame, Sink, VideoFile, write_clips
 from curation.formats.kept import Chosen, describe, encoded, unusable
-from curation.frames import Decoder
-from curation.media import MediaLimits
 from warehouse import faults, owner
 from warehouse.errors import SettingsError, WarehouseError
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from curation.clip_frames import Bucket
+from curation.footage.clip_frames import Bucket
 from curation.formats.arrays import ArrayError, shape_of
 from curation.formats.base import Clip, Entry, Format, Target, malformed
 from curation.formats.kept import features_of

@@ -18,10 +18,10 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
+from curation.footage.frames import Decoder
+from curation.footage.media import Media, MediaLimits, open_video
 from curation.formats.base import Clip
-from curation.frames import Decoder
 from curation.ingest import open_source
-from curation.media import Media, MediaLimits, open_video
 from warehouse.errors import MediaError
 
 CAUSES = {
@@ -30,7 +30,7 @@ CAUSES = {
     "no_container": "no container that is written here takes the codec",
     "unsound_copy": "the copied packets decode to other frames than those of the clip",
 }
-"""Why a clip cannot be copied, beside the causes of `curation.media`."""
+"""Why a clip cannot be copied, beside the causes of `curation.footage.media`."""
 
 _MP4 = frozenset({"h264", "hevc", "av1", "vp9", "mpeg4", "mpeg2video", "mpeg1video"})
 _MOV = frozenset({"mjpeg", "png", "prores", "dnxhd", "h263", "rawvideo", "qtrle", "dvvideo"})

@@ -11,9 +11,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from curation.footage.pictures import SUFFIXES
 from curation.formats.base import Clip, Entry, Format, Target, malformed
 from curation.ingest import VIDEO_SUFFIXES
-from curation.pictures import SUFFIXES
 from warehouse.errors import FormatError
 
 _MOST_BYTES = 1 << 20

@@ -9,9 +9,9 @@ from typing import Any
 
 import polars as pl
 
-from curation.duplicates import REASON
-from curation.grid_frames import pick
-from curation.selection import Threshold, passes
+from curation.footage.grid_frames import pick
+from curation.selection.duplicates import REASON
+from curation.selection.filters import Threshold, passes
 from screen.report.charts import short
 from screen.report.footage import with_grid
 from screen.report.pictures import FrameId, Picture, read_pictures

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import polars as pl
 import pyarrow as pa
 
-from curation.clips import REASONS
+from curation.cuts.clips import REASONS
 from screen.report.words import name_of
 from warehouse.ledger import Ledger
 from warehouse.schema import TABLES

@@ -11,8 +11,8 @@ import numpy as np
 import polars as pl
 from markupsafe import Markup
 
-from curation.selection import SCORES, Score, Threshold, duplicates_stage, funnel
-from curation.verdicts import current, gather_scores
+from curation.selection.filters import SCORES, Score, Threshold, duplicates_stage, funnel
+from curation.selection.verdicts import current, gather_scores
 from screen.report.charts import Mark, histogram, short
 from screen.report.words import count, share
 from warehouse.ledger import Ledger

@@ -24,7 +24,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from curation.frames import Frame, Thumb, TimeGrid
+from curation.footage.frames import Frame, Thumb, TimeGrid
 
 LAGS = (1, 2, 3, 4, 5, 8, 12)
 BLEND_FPS = 10.0

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from curation.cut_scores import Boundary
+from curation.cuts.scorer import Boundary
 
 FPS = 25
 JOINS = {"hard": 0.5, "dissolve": 0.3, "fade": 0.2}

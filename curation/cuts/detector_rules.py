@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from curation.cut_detectors import LevelScores
+from curation.cuts.detectors import LevelScores
 from warehouse.errors import SettingsError
 
 DEFAULTS = {"content": 27.0, "adaptive": 3.0, "histogram": 0.2, "hash": 0.35, "threshold": 12.0}

@@ -10,8 +10,8 @@ from typing import Any
 import polars as pl
 
 from curation.annotators.aesthetics import FRAMES
-from curation.duplicates import DuplicateConfig, Fingerprint, near_duplicates, ranked
-from curation.selection import (
+from curation.selection.duplicates import DuplicateConfig, Fingerprint, near_duplicates, ranked
+from curation.selection.filters import (
     STILL,
     Filter,
     Score,

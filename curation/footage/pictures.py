@@ -1,7 +1,7 @@
 """Still pictures as footage: a picture is a film of one frame, upright, in 8-bit RGB, for which Pillow answers.
 
-So that everything behind `curation.media.open_video` sees one kind of thing, a picture is brought into a small film
-in a temporary file. Orientation (EXIF, mirrored ones too) is applied, transparency is laid on white, CMYK and 16 bits
+So that everything behind `curation.footage.media.open_video` sees one kind of thing, a picture is brought into a small
+film in a temporary file. Orientation (EXIF, mirrored ones too) is applied, transparency is laid on white, CMYK and 16 bits
 are converted; of a TIFF the first page counts. Moving WebP becomes a film of all its frames; GIF and moving PNG are
 FFmpeg's. A picture that ends too early fails: what Pillow would leave grey is no picture to learn from.
 """

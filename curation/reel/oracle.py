@@ -11,7 +11,7 @@ from functools import cache
 import cv2
 import numpy as np
 
-from curation.reel_shots import COLOURS, SHAPES, fill
+from curation.reel.shots import COLOURS, SHAPES, fill
 
 _MIN_CHROMA = 48  # largest minus smallest of R, G, B: backgrounds stay below
 _MIN_AREA, _MAX_AREA = 0.01, 0.6  # share of the frame that a shape may cover

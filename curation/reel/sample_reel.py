@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from curation.reel_shots import (
+from curation.reel.shots import (
     BACKGROUNDS,
     COLOURS,
     MOTIONS,

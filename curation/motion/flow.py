@@ -2,7 +2,7 @@
 
 Farneback flow between consecutive grid frames (2 fps) on pictures of `flow_short_px`, the mean over pixels of the
 length of each flow vector, and the signed means of its parts. The mean of lengths says how much moves; the signed
-means only whether it moves together (a camera pan), and cancel out otherwise. `curation.camera` parts the camera's
+means only whether it moves together (a camera pan), and cancel out otherwise. `curation.motion.camera` parts the camera's
 share of each pair's flow from that of what it films.
 """
 
@@ -16,8 +16,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from curation.camera import PARTS, CameraMotion, camera_motion
-from curation.frames import Frame, TimeGrid
+from curation.footage.frames import Frame, TimeGrid
+from curation.motion.camera import PARTS, CameraMotion, camera_motion
 
 UNIT = "pixels of a picture whose shorter side is 16 px, per 0.5 s"
 _UNIT_SHORT_PX = 16

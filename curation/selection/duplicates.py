@@ -29,8 +29,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curation.annotators.fingerprints import COLOUR_PX
-from curation.embedding_index import EmbeddingIndex
-from curation.perceptual_hash import BAND_BITS, BANDS, BITS, bands, distances, mirrored, turned
+from curation.selection.embedding_index import EmbeddingIndex
+from curation.selection.perceptual_hash import BAND_BITS, BANDS, BITS, bands, distances, mirrored, turned
 from warehouse.errors import SettingsError
 
 FEW_FRAMES = 3

@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from curation.frames import Decoder, Scaler
-from curation.media import MediaLimits, open_video
+from curation.footage.frames import Decoder, Scaler
+from curation.footage.media import MediaLimits, open_video
 from warehouse.errors import MediaError, SettingsError
 
 

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from curation.frames import Frame, TimeGrid
+from curation.footage.frames import Frame, TimeGrid
 
 
 @dataclass(frozen=True)

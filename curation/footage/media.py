@@ -1,4 +1,4 @@
-"""Opening footage safely, and what its header says. Still pictures are footage of one frame (`curation.pictures`).
+"""Opening footage safely, and what its header says. Still pictures are footage of one frame (`curation.footage.pictures`).
 
 Only bytes are ever opened: a regular local file, or a seekable binary file object (an object in a store). FFmpeg
 never sees a path or an address, may open nothing further by itself (playlists, external tracks), and knows a fixed
@@ -24,7 +24,7 @@ from av.container import InputContainer
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
-from curation.pictures import as_film, kind_of
+from curation.footage.pictures import as_film, kind_of
 from warehouse.errors import MediaError
 
 CAUSES = {
@@ -159,7 +159,7 @@ def open_video(source: Path | BinaryIO, limits: MediaLimits | None = None) -> It
 
 def probe(source: Path | BinaryIO, limits: MediaLimits | None = None) -> Probe:
     """Facts of a video from its header and its first frame; raises MediaError where there is none to decode."""
-    from curation.frames import Decoder
+    from curation.footage.frames import Decoder
 
     with open_video(source, limits) as media:
         first = next(iter(Decoder(media)), None)

@@ -26,7 +26,7 @@ import cv2
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from curation.media import Media, check_size, stream_duration_s
+from curation.footage.media import Media, check_size, stream_duration_s
 from warehouse.errors import MediaError
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from math import ceil
 import numpy as np
 from numpy.typing import NDArray
 
-from curation.cut_detectors import Signals
-from curation.cuts import Cut
+from curation.cuts.boundaries import Cut
+from curation.cuts.detectors import Signals
 from warehouse.errors import SettingsError
 
 REASONS = {

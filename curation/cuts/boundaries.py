@@ -5,8 +5,8 @@ far apart; how it merges them is not published. Here a cut found at f frames a s
 within (t - 1/f, t]; intervals that overlap or lie less than `join_s` apart are one change. If a detector that sees
 every frame found it, its points are hard cuts; else the whole interval is a gradual one.
 
-Where the scan measured evidence (`curation.changes`), the evidence decides and the cascade seconds it: low rates
-find fades, but motion too, and evidence tells the two apart. Where TransNet V2 looked too (`curation.transnet`), it
+Where the scan measured evidence (`curation.cuts.changes`), the evidence decides and the cascade seconds it: low rates
+find fades, but motion too, and evidence tells the two apart. Where TransNet V2 looked too (`curation.cuts.transnet`), it
 adds what it is sure of and says how far a transition reaches. `benchmarks/cuts.py` compares them all.
 """
 
@@ -17,10 +17,10 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from math import ceil
 
-from curation.cut_detectors import LevelScores, Signals
-from curation.detector_rules import Calibration, Level, detections
-from curation.transitions import EvidenceConfig, Transition, blends, flashes, hard_cuts
-from curation.transnet import ONE, TransNetConfig, transnet_cuts
+from curation.cuts.detector_rules import Calibration, Level, detections
+from curation.cuts.detectors import LevelScores, Signals
+from curation.cuts.transitions import EvidenceConfig, Transition, blends, flashes, hard_cuts
+from curation.cuts.transnet import ONE, TransNetConfig, transnet_cuts
 from warehouse.errors import SettingsError
 
 

@@ -1,4 +1,4 @@
-"""Scene changes from the evidence of `curation.changes`: hard cuts, and dissolves, fades and wipes.
+"""Scene changes from the evidence of `curation.cuts.changes`: hard cuts, and dissolves, fades and wipes.
 
 Every number is a ratio to the contrast of the pictures themselves, so the same thresholds hold for dark and bright
 footage.
@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from curation.changes import FLOOR, LAGS, Measure
+from curation.cuts.changes import FLOOR, LAGS, Measure
 
 _SIDE = 3
 """Frames on either side of a cut that are compared; as many as the lags allow."""

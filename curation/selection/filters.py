@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import polars as pl
 
-from curation.duplicates import REASON, Duplicate, DuplicateConfig
+from curation.selection.duplicates import REASON, Duplicate, DuplicateConfig
 from warehouse.errors import SettingsError
 
 

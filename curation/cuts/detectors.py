@@ -18,8 +18,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from curation.changes import Measure
-from curation.frames import Frame, TimeGrid
+from curation.cuts.changes import Measure
+from curation.footage.frames import Frame, TimeGrid
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Signals:
     """Indices of frames that the decoder marked as damaged."""
     levels: tuple[LevelScores, ...]
     measures: Mapping[str, Measure] = field(default_factory=dict)
-    """Evidence of scene changes by name (`curation.changes`); none where the scan was told not to measure it."""
+    """Evidence of scene changes by name (`curation.cuts.changes`); none where the scan was told not to measure it."""
 
     def seconds(self, ticks: int) -> float:
         """Length of a span of ticks in seconds."""

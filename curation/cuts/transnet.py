@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from curation.changes import Measure
-from curation.frames import Frame
-from curation.transitions import Transition
+from curation.cuts.changes import Measure
+from curation.cuts.transitions import Transition
+from curation.footage.frames import Frame
 from warehouse.errors import SettingsError
 
 if TYPE_CHECKING:
