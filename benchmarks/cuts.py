@@ -35,6 +35,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+sys.path.pop(0)  # this folder holds a program named curation, as the package is
+
 import av
 import cv2
 import numpy as np

@@ -128,6 +128,8 @@ def cpu_seconds_of(name: str, video: Path) -> float:
     import imageio_ffmpeg
     import scenedetect  # noqa: F401
 
+    # This folder holds a program named curation, as the package is.
+    sys.path[:] = [folder for folder in sys.path if folder != str(Path(__file__).parent)]
     import curation.scan  # noqa: F401
 
     imageio_ffmpeg.get_ffmpeg_exe()

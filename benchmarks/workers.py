@@ -16,12 +16,15 @@ import json
 import multiprocessing
 import os
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from scan import FPS, bare_decode, write_input
+
+sys.path.pop(0)  # this folder holds a program named curation, as the package is
 
 from curation.engine.local import run_shards
 from curation.engine.pool import Pool

@@ -21,9 +21,8 @@ from curation.selection.filters import SelectionConfig
 from curation.selection.verdicts import select_step
 from warehouse.plan import Plan, Step
 
-PRELOAD = ("curation.scan_work", "curation.footage.pictures", "PIL.Image", "pyarrow.dataset", "pandas")
-"""What a worker imports before it takes its first unit, so that forks have it: pyarrow imports the last two when it first
-reads and writes, which cost every fork, and so every video, a second."""
+PRELOAD = ("curation.scan_work", "curation.footage.pictures", "PIL.Image")
+"""What a worker imports before it takes its first unit, so that forks have it."""
 
 
 @dataclass(frozen=True)

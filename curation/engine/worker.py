@@ -19,6 +19,9 @@ import traceback
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import pyarrow as pa
+import pyarrow.dataset
+
 from curation.engine.work import Outputs, Unit, Work
 from warehouse.errors import CutroomError
 from warehouse.ledger import Ledger
@@ -53,6 +56,7 @@ def main() -> None:
     os.dup2(2, 1)  # what libraries print must not mix with the answers
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     ledgers: dict[str, Ledger] = {}
+    pa.array([0])  # imports pandas, where there is one: a second that every fork would spend
     send(answers, READY)
     while True:
         try:
