@@ -41,7 +41,7 @@ serve: env
 # Pins every package for every platform, without registry addresses.
 lock: env
 	$(BIN)/uv pip compile --quiet --universal --no-emit-index-url --no-header --python-version 3.11 \
-	  --extra dev pyproject.toml deploy/env.in --output-file requirements.txt
+	  --extra dev --overrides deploy/overrides.in pyproject.toml deploy/env.in --output-file requirements.txt
 
 clean:
 	rm -rf .venv
