@@ -62,7 +62,10 @@ class Preconditioning(ABC):
 
     def denoise(self, network: Network, x: Tensor, sigma_B: Tensor, conditioning: Conditioning) -> Tensor:
         """D: the estimate of the clean latents, same shape and dtype as x."""
-        prediction = self.predict(network, x, sigma_B, conditioning)
+        return self.compose(x, sigma_B, self.predict(network, x, sigma_B, conditioning))
+
+    def compose(self, x: Tensor, sigma_B: Tensor, prediction: Tensor) -> Tensor:
+        """D from what the network says."""
         return per_clip(self.c_skip(sigma_B), x) * x + per_clip(self.c_out(sigma_B), x) * prediction
 
 

@@ -89,10 +89,24 @@ class Discrete(Preconditioning):
             return (noise - sigma * x0) / (1 + sigma**2).sqrt()
         return noise if self.prediction == "epsilon" else x0
 
-    def respaced(self, num_steps: int) -> Tensor:
-        """Falling noise levels of `num_steps` evenly spaced steps, the last one included, with a closing 0 (DDIM, 4.2)."""
-        step = torch.linspace(len(self.sigmas) - 1, 0, num_steps, dtype=torch.float64).round().long()
-        return torch.cat([self.sigmas[step], self.sigmas.new_zeros(1)])
+    def respaced(self, *num_steps: int) -> Tensor:
+        """Falling noise levels of evenly spaced steps, the last one included, with a closing 0 (DDIM, 4.2).
+
+        Several numbers: of the steps in each of as many equal parts of the schedule, that with the least noise first
+        (IDDPM, section 4). Raises ValueError where a part has fewer steps than are asked for.
+        """
+        parts = torch.arange(len(self.sigmas)).tensor_split(len(num_steps))
+        steps = [_spread(part, wanted) for part, wanted in zip(parts, num_steps, strict=True)]
+        return torch.cat([self.sigmas[torch.cat(steps).flip(0)], self.sigmas.new_zeros(1)])
+
+
+def _spread(part: Tensor, wanted: int) -> Tensor:
+    """`wanted` of a part's steps, evenly spaced from its first to its last."""
+    if not 1 <= wanted <= len(part):
+        raise ValueError(f"{wanted} steps were asked of {len(part)}, expected 1 to {len(part)}")
+    if wanted == 1:
+        return part[:1]
+    return part[torch.linspace(0, len(part) - 1, wanted, dtype=torch.float64).round().long()]
 
 
 def min_snr_weight(prediction: Prediction, sigma: Tensor, gamma: float = 5.0) -> Tensor:

@@ -38,14 +38,14 @@ def initial_latents(
 
 def euler(denoise: Denoiser, x: Tensor, sigmas: Tensor) -> Tensor:
     """First order. `sigmas` falls and ends at 0; x has noise level sigmas[0]."""
-    for sigma, following in _steps(sigmas):
+    for sigma, following in level_pairs(sigmas):
         x = _towards(denoise(x, sigma), x, following / sigma)
     return x
 
 
 def heun(denoise: Denoiser, x: Tensor, sigmas: Tensor) -> Tensor:
     """Second order (EDM algorithm 1 without churn): two evaluations a step, one in the last, which ends at 0."""
-    for sigma, following in _steps(sigmas):
+    for sigma, following in level_pairs(sigmas):
         clean = denoise(x, sigma)
         ahead = _towards(clean, x, following / sigma)
         if following > 0:
@@ -57,7 +57,7 @@ def heun(denoise: Denoiser, x: Tensor, sigmas: Tensor) -> Tensor:
 
 def euler_ancestral(denoise: Denoiser, x: Tensor, sigmas: Tensor, noise: Noise) -> Tensor:
     """Each step goes further down than asked for and adds noise back up to it."""
-    for sigma, following in _steps(sigmas):
+    for sigma, following in level_pairs(sigmas):
         up = following * sqrt(1 - (following / sigma) ** 2)
         x = _towards(denoise(x, sigma), x, sqrt(following**2 - up**2) / sigma)
         if following > 0:
@@ -68,7 +68,7 @@ def euler_ancestral(denoise: Denoiser, x: Tensor, sigmas: Tensor, noise: Noise) 
 def dpm_solver_2m(denoise: Denoiser, x: Tensor, sigmas: Tensor) -> Tensor:
     """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2): second order from the denoised picture of the step before."""
     before, length_before = None, 0.0
-    for sigma, following in _steps(sigmas):
+    for sigma, following in level_pairs(sigmas):
         clean = denoise(x, sigma)
         if following == 0:
             return clean
@@ -81,7 +81,7 @@ def dpm_solver_2m(denoise: Denoiser, x: Tensor, sigmas: Tensor) -> Tensor:
 
 def dpm_solver_2s(denoise: Denoiser, x: Tensor, sigmas: Tensor) -> Tensor:
     """DPM-Solver++(2S) (Lu et al. 2022, algorithm 1, r = 1/2): second order by an evaluation in mid-step."""
-    for sigma, following in _steps(sigmas):
+    for sigma, following in level_pairs(sigmas):
         clean = denoise(x, sigma)
         if following == 0:
             return clean
@@ -91,7 +91,8 @@ def dpm_solver_2s(denoise: Denoiser, x: Tensor, sigmas: Tensor) -> Tensor:
     return x
 
 
-def _steps(sigmas: Tensor) -> list[tuple[float, float]]:
+def level_pairs(sigmas: Tensor) -> list[tuple[float, float]]:
+    """Each level with the one after it."""
     levels = sigmas.tolist()
     return list(itertools.pairwise(levels))
 
