@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from models.conditioning import Conditioning
+from models.diffusers_samplers import sampler_named
 from models.edm import SVD, karras_sigmas
 from models.guidance import frame_weights, guided_denoiser
-from models.samplers import SAMPLERS, initial_latents, noise_of
+from models.samplers import initial_latents, noise_of
 from training.checkpoints import load_weights
 from training.draws import generator
 from warehouse.errors import SettingsError
@@ -56,8 +57,7 @@ class Sampling:
     batch_size: int = 16
 
     def __post_init__(self) -> None:
-        if self.sampler not in SAMPLERS:
-            raise SettingsError(f"sampler is {self.sampler!r}, expected one of {', '.join(SAMPLERS)}")
+        sampler_named(self.sampler)
         if not 0 < self.sigma_min < self.sigma_max or self.num_steps < 2:
             raise SettingsError(
                 f"sigma_min {self.sigma_min}, sigma_max {self.sigma_max}, num_steps {self.num_steps}: "
@@ -79,8 +79,7 @@ def sample_latents(
     first = initial_latents((len(seeds), *shape), sampling.sigma_max, generators)
     denoise = guided_denoiser(SVD, network, conditioning, frame_weights(*sampling.guidance, shape[1]))
     sigmas = karras_sigmas(sampling.num_steps, sampling.sigma_min, sampling.sigma_max)
-    sampler = SAMPLERS[sampling.sampler]
-    return sampler(denoise, first.to(conditioning.text_BLD), sigmas, noise_of(generators))
+    return sampler_named(sampling.sampler)(denoise, first.to(conditioning.text_BLD), sigmas, noise_of(generators))
 
 
 def sample_videos(
