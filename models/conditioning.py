@@ -25,7 +25,8 @@ class Conditioning:
     deviation of that image's noise as a third), NaN where a clip's value is unknown. `label_B`: class as
     float32, NaN for none. `size_B3`: height and width in pixels, and height over width. `frames_BCTHW`: latents
     that join the input channels (`VideoUNetConfig.condition_channels`). `image_only_BT`: bool, true where a frame
-    is an image of its own that temporal layers must leave alone. What a network does not ask for is None.
+    is an image of its own that temporal layers must leave alone. `given_BT`: bool, true where a frame of the
+    input is given and clean (`models.edm.Preconditioning`). What a network does not ask for is None.
     """
 
     text_BLD: Tensor
@@ -35,6 +36,7 @@ class Conditioning:
     size_B3: Tensor | None = None
     frames_BCTHW: Tensor | None = None
     image_only_BT: Tensor | None = None
+    given_BT: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Conditioning:
         return Conditioning(*(value if value is None else value.to(device) for value in vars(self).values()))

@@ -24,6 +24,15 @@ from models.conditioning import Conditioning
 Network = Callable[[Tensor, Tensor, Conditioning], Tensor]
 
 
+GIVEN_SIGMA = 0.002
+"""The level that a network is told of a frame that is given: the lowest of SVD's schedule."""
+
+
+def per_frame(value_BT: Tensor) -> Tensor:
+    """View one number per frame so that it broadcasts over the channels, height and width of x_BCTHW."""
+    return value_BT[:, None, :, None, None]
+
+
 def per_clip(value_B: Tensor, like: Tensor) -> Tensor:
     """View one number per clip so that it broadcasts over every other axis of `like`."""
     return value_B.reshape(-1, *[1] * (like.ndim - 1))
@@ -57,16 +66,30 @@ class Preconditioning(ABC):
         return self.c_out(sigma) ** -2
 
     def predict(self, network: Network, x: Tensor, sigma_B: Tensor, conditioning: Conditioning) -> Tensor:
-        """F for a noisy x of noise level sigma_B, one for each clip and never one for each frame."""
-        return network(per_clip(self.c_in(sigma_B), x) * x, self.c_noise(sigma_B), conditioning)
+        """F for a noisy x of noise level sigma_B, one for each clip.
+
+        Where frames are given, x is clean in them, they come in at the scale of data without noise, and the network
+        is told a level for each frame, (B, T), theirs being GIVEN_SIGMA (Open-Sora 1.1's t = 0).
+        """
+        if conditioning.given_BT is None:
+            return network(per_clip(self.c_in(sigma_B), x) * x, self.c_noise(sigma_B), conditioning)
+        given_BT = conditioning.given_BT
+        level_BT = sigma_B[:, None].expand(given_BT.shape)
+        scale_BT = self.c_in(level_BT.masked_fill(given_BT, 0.0))
+        told_BT = self.c_noise(level_BT.masked_fill(given_BT, GIVEN_SIGMA))
+        return network(per_frame(scale_BT) * x, told_BT, conditioning)
 
     def denoise(self, network: Network, x: Tensor, sigma_B: Tensor, conditioning: Conditioning) -> Tensor:
         """D: the estimate of the clean latents, same shape and dtype as x."""
-        return self.compose(x, sigma_B, self.predict(network, x, sigma_B, conditioning))
+        prediction = self.predict(network, x, sigma_B, conditioning)
+        return self.compose(x, sigma_B, prediction, conditioning.given_BT)
 
-    def compose(self, x: Tensor, sigma_B: Tensor, prediction: Tensor) -> Tensor:
-        """D from what the network says."""
-        return per_clip(self.c_skip(sigma_B), x) * x + per_clip(self.c_out(sigma_B), x) * prediction
+    def compose(
+        self, x: Tensor, sigma_B: Tensor, prediction: Tensor, given_BT: Tensor | None = None
+    ) -> Tensor:
+        """D from what the network says; frames that are given stay as they are."""
+        denoised = per_clip(self.c_skip(sigma_B), x) * x + per_clip(self.c_out(sigma_B), x) * prediction
+        return denoised if given_BT is None else torch.where(per_frame(given_BT), x, denoised)
 
 
 @dataclass(frozen=True)
@@ -110,10 +133,19 @@ def clip_losses(
     sigma_B: Tensor,
     conditioning: Conditioning,
 ) -> Tensor:
-    """Weighted denoising loss of every clip (B,), in float32: mean over its elements of (F - target)²."""
-    prediction = preconditioning.predict(network, x0 + per_clip(sigma_B, x0) * noise, sigma_B, conditioning)
+    """Weighted denoising loss of every clip (B,), in float32: mean over its elements of (F - target)².
+
+    Frames that are given go in clean, and count for nothing.
+    """
+    x, given_BT = x0 + per_clip(sigma_B, x0) * noise, conditioning.given_BT
+    if given_BT is not None:
+        x = torch.where(per_frame(given_BT), x0, x)
+    prediction = preconditioning.predict(network, x, sigma_B, conditioning)
     error = prediction.float() - preconditioning.target(x0, noise, sigma_B).float()
-    return error.square().flatten(1).mean(1)
+    if given_BT is None:
+        return error.square().flatten(1).mean(1)
+    loss_BT = error.square().mean((1, 3, 4)).masked_fill(given_BT, 0.0)
+    return loss_BT.sum(1) / (~given_BT).sum(1).clamp(min=1)
 
 
 def log_normal_sigmas(num: int, p_mean: float, p_std: float, generator: torch.Generator) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from models.conditioning import Conditioning
 from models.diffusers_samplers import sampler_named
 from models.edm import SVD, karras_sigmas
-from models.guidance import frame_weights, guided_denoiser
+from models.guidance import guided_denoiser, linear, with_and_without_text
 from models.samplers import initial_latents, noise_of
 from training.checkpoints import load_weights
 from training.draws import generator
@@ -77,9 +77,12 @@ def sample_latents(
     """Latents (B, C, T, h, w) of one clip for each seed; shape: (C, T, h, w)."""
     generators = [generator("sample", seed) for seed in seeds]
     first = initial_latents((len(seeds), *shape), sampling.sigma_max, generators)
-    denoise = guided_denoiser(SVD, network, conditioning, frame_weights(*sampling.guidance, shape[1]))
+    weight = linear(*sampling.guidance, shape[1])
+    denoise = guided_denoiser(SVD, network, with_and_without_text(conditioning), [weight])
     sigmas = karras_sigmas(sampling.num_steps, sampling.sigma_min, sampling.sigma_max)
-    return sampler_named(sampling.sampler)(denoise, first.to(conditioning.text_BLD), sigmas, noise_of(generators))
+    return sampler_named(sampling.sampler)(
+        denoise, first.to(conditioning.text_BLD), sigmas, noise_of(generators)
+    )
 
 
 def sample_videos(
