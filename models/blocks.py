@@ -49,8 +49,8 @@ class BlockConfig:
 class Told:
     """What every block hears besides its input.
 
-    `embedding_BE`; `text_BLD`; `mask_BL`: bool, true where a token counts, None where all do; `num_frames`;
-    `image_only_BT`: bool, true where a frame is an image of its own, None where none is.
+    `embedding_BE`, or one for each frame (B T E); `text_BLD`; `mask_BL`: bool, true where a token counts, None
+    where all do; `num_frames`; `image_only_BT`: bool, true where a frame is an image of its own, None where none is.
     """
 
     embedding_BE: Tensor
@@ -58,6 +58,12 @@ class Told:
     mask_BL: Tensor | None
     num_frames: int
     image_only_BT: Tensor | None
+
+    def embedding_per_frame(self) -> Tensor:
+        """(B T) E."""
+        if self.embedding_BE.ndim == 3:
+            return self.embedding_BE.flatten(0, 1)
+        return self.embedding_BE.repeat_interleave(self.num_frames, 0)
 
 
 def zeroed(module: nn.Module) -> nn.Module:
@@ -149,7 +155,8 @@ class TemporalResBlock(nn.Module):
 
     def forward(self, x_BCTHW: Tensor, embedding_BE: Tensor) -> Tensor:
         h = self.conv_in(F.silu(self.norm_in(x_BCTHW)))
-        h = h + self.embed(F.silu(embedding_BE))[..., None, None, None]
+        added = self.embed(F.silu(embedding_BE))
+        h = h + (added[..., None] if added.ndim == 2 else added.movedim(1, 2))[..., None, None]
         return x_BCTHW + self.conv_out(F.silu(self.norm_out(h)))
 
 
@@ -165,7 +172,7 @@ class VideoResBlock(nn.Module):
         self.temporal_blend = Blend() if config.temporal else None
 
     def forward(self, x_NCHW: Tensor, told: Told) -> Tensor:
-        spatial = self.spatial(x_NCHW, told.embedding_BE.repeat_interleave(told.num_frames, 0))
+        spatial = self.spatial(x_NCHW, told.embedding_per_frame())
         if self.temporal is None or told.num_frames == 1:
             return spatial
         clips = rearrange(spatial, "(b t) c h w -> b c t h w", t=told.num_frames)

@@ -15,6 +15,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -22,10 +23,6 @@ from torch import Tensor
 from models.conditioning import Conditioning
 
 Network = Callable[[Tensor, Tensor, Conditioning], Tensor]
-
-
-GIVEN_SIGMA = 0.002
-"""The level that a network is told of a frame that is given: the lowest of SVD's schedule."""
 
 
 def per_frame(value_BT: Tensor) -> Tensor:
@@ -43,6 +40,9 @@ class Preconditioning(ABC):
 
     Noisy latents are data plus sigma times noise for all of them, whatever their authors call the same thing.
     """
+
+    given_sigma: ClassVar[float] = 0.0
+    """The level that a network is told of a frame that is given, and clean (Open-Sora 1.1: t = 0)."""
 
     @abstractmethod
     def c_skip(self, sigma: Tensor) -> Tensor: ...
@@ -69,14 +69,14 @@ class Preconditioning(ABC):
         """F for a noisy x of noise level sigma_B, one for each clip.
 
         Where frames are given, x is clean in them, they come in at the scale of data without noise, and the network
-        is told a level for each frame, (B, T), theirs being GIVEN_SIGMA (Open-Sora 1.1's t = 0).
+        is told a level for each frame, (B, T), theirs being `given_sigma`.
         """
         if conditioning.given_BT is None:
             return network(per_clip(self.c_in(sigma_B), x) * x, self.c_noise(sigma_B), conditioning)
         given_BT = conditioning.given_BT
         level_BT = sigma_B[:, None].expand(given_BT.shape)
         scale_BT = self.c_in(level_BT.masked_fill(given_BT, 0.0))
-        told_BT = self.c_noise(level_BT.masked_fill(given_BT, GIVEN_SIGMA))
+        told_BT = self.c_noise(level_BT.masked_fill(given_BT, self.given_sigma))
         return network(per_frame(scale_BT) * x, told_BT, conditioning)
 
     def denoise(self, network: Network, x: Tensor, sigma_B: Tensor, conditioning: Conditioning) -> Tensor:
@@ -100,6 +100,8 @@ class Karras(Preconditioning):
     towards the data (EDM), with -1 and unit data it predicts v = (n - sigma x0) / sqrt(1 + sigma²) (SVD).
     """
 
+    given_sigma: ClassVar[float] = 0.002
+    """The lowest level of SVD's schedule; of 0 there is no logarithm."""
     sigma_data: float
     sign: int
 

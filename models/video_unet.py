@@ -92,7 +92,10 @@ class Level(nn.Module):
 
 
 class Embedding(nn.Module):
-    """Noise level, numbers and the mean of the text as one vector for each clip (B E)."""
+    """Noise level, numbers and the mean of the text as one vector for each clip (B E).
+
+    With a level for each frame (B T), because some are given and clean, it is one for each frame (B T E).
+    """
 
     def __init__(self, config: VideoUNetConfig) -> None:
         super().__init__()
@@ -110,14 +113,15 @@ class Embedding(nn.Module):
     def forward(self, c_noise_B: Tensor, conditioning: Conditioning) -> Tensor:
         dtype = self.noise[0].weight.dtype  # sinusoids are float32 whatever the network's dtype
         embedding_BE = self.noise(sinusoid(c_noise_B, self.noise_dim).to(dtype))
+        clips = (len(c_noise_B), *[1] * (c_noise_B.ndim - 1), -1)
         if self.numbers is not None:
             numbers = sinusoid(conditioning.numbers_BN, self.number_dim).flatten(1).to(dtype)
-            embedding_BE = embedding_BE + self.numbers(numbers)
+            embedding_BE = embedding_BE + self.numbers(numbers).reshape(clips)
         if self.text is None:
             return embedding_BE
         mask_BL1 = conditioning.mask_BL[..., None]
         pooled_BD = (conditioning.text_BLD * mask_BL1).sum(1) / mask_BL1.sum(1).clamp(min=1)
-        return embedding_BE + self.text(pooled_BD)
+        return embedding_BE + self.text(pooled_BD).reshape(clips)
 
 
 class VideoUNet(nn.Module):

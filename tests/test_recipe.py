@@ -8,6 +8,7 @@ import json
 import pytest
 import torch
 
+from models.frame_masks import GivenRatios
 from training.draws import draw
 from training.ema import Ema, decay_at
 from training.recipe import Recipe, parse_setting, with_settings
@@ -125,8 +126,9 @@ def test_average_equals_its_closed_form():
 
 
 def test_draws_depend_on_seed_and_position_and_not_on_ranks():
-    recipe = with_settings(recipe_from("video"), {"batch_size": 8, "text_dropout": 0.5})
-    shape = (8, 4, 2, 3, 3)
+    changes = {"batch_size": 8, "text_dropout": 0.5, "given.image_head": 0.25, "given.random": 0.5}
+    recipe = with_settings(recipe_from("video"), changes)
+    shape = (8, 4, 5, 3, 3)
     whole = draw(recipe, 5, 0, shape)
     ranks = [draw(recipe, 5, rank, (2, *shape[1:])) for rank in range(4)]
     for name in vars(whole):
@@ -135,3 +137,8 @@ def test_draws_depend_on_seed_and_position_and_not_on_ranks():
     assert not torch.equal(draw(dataclasses.replace(recipe, seed=1), 5, 0, shape).sigma_B, whole.sigma_B)
     drops = torch.cat([draw(recipe, position, 0, shape).drop_B for position in range(200)])
     assert drops.float().mean().item() == pytest.approx(0.5, abs=0.05)
+    plain = draw(dataclasses.replace(recipe, given=GivenRatios()), 5, 0, shape)
+    assert plain.given_BT is None
+    assert torch.equal(plain.noise_BCTHW, whole.noise_BCTHW)
+    with pytest.raises(SettingsError, match="of a single frame nothing is left to make"):
+        with_settings(recipe_from("images"), {"given.image_head": 0.25})

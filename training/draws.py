@@ -15,6 +15,7 @@ from torch import Tensor
 
 from models.conditioning import draw_dropout
 from models.edm import log_normal_sigmas
+from models.frame_masks import draw_given
 from training.recipe import Recipe
 
 
@@ -32,14 +33,17 @@ def sample_noise(shape: tuple[int, ...], key: tuple[int | str, ...], first: int)
 
 @dataclass(frozen=True)
 class Draws:
-    """For each clip its noise, noise level, and whether its text is dropped."""
+    """For each clip its noise, noise level, whether its text is dropped, and which of its frames are given, None where
+    the recipe gives none.
+    """
 
     noise_BCTHW: Tensor
     sigma_B: Tensor
     drop_B: Tensor
+    given_BT: Tensor | None
 
     def to(self, device: torch.device) -> Draws:
-        return Draws(*(value.to(device) for value in vars(self).values()))
+        return Draws(*(value if value is None else value.to(device) for value in vars(self).values()))
 
 
 def draw(recipe: Recipe, position: int, rank: int, shape: tuple[int, ...]) -> Draws:
@@ -50,4 +54,11 @@ def draw(recipe: Recipe, position: int, rank: int, shape: tuple[int, ...]) -> Dr
     sigma_B = log_normal_sigmas(recipe.batch_size, recipe.p_mean, recipe.p_std, whole)[mine]
     drop_B = draw_dropout(recipe.batch_size, recipe.text_dropout, whole)[mine]
     noise = sample_noise(shape, (recipe.seed, "noise"), position * recipe.batch_size + first)
-    return Draws(noise, sigma_B, drop_B)
+    return Draws(noise, sigma_B, drop_B, _draw_given(recipe, position, shape[2], mine))
+
+
+def _draw_given(recipe: Recipe, position: int, num_frames: int, mine: slice) -> Tensor | None:
+    if not recipe.given.any():
+        return None
+    stream = generator(recipe.seed, "given", position)
+    return draw_given(recipe.batch_size, num_frames, recipe.given, stream)[mine]

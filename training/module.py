@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -31,6 +32,7 @@ class LatentDiffusion(LightningModule):
     def training_step(self, batch: Batch, _: int) -> Tensor:
         draws = draw(self.recipe, batch.position, self.global_rank, batch.latents_BCTHW.shape).to(self.device)
         conditioning = drop_text(batch.conditioning(self.motion_edges), draws.drop_B)
+        conditioning = replace(conditioning, given_BT=draws.given_BT)
         losses_B = clip_losses(
             SVD, self.network, batch.latents_BCTHW, draws.noise_BCTHW, draws.sigma_B, conditioning
         )

@@ -10,10 +10,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
+from models.frame_masks import GivenRatios
 from models.video_unet import VideoUNetConfig
 from warehouse.errors import SettingsError
 
@@ -48,6 +49,8 @@ class Recipe:
     """Standard deviation of ln sigma."""
     text_dropout: float = 0.15
     """Share of clips whose text is replaced by the null text."""
+    given: GivenRatios = field(default_factory=GivenRatios)
+    """Shares of clips some of whose frames are given, so that the network learns to go on from frames."""
     ema_decay: float = 0.9999
     """Highest decay of the moving average of the weights; it warms up as (1 + n) / (10 + n)."""
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
@@ -86,6 +89,10 @@ class Recipe:
             "single_frames is on, but network.temporal too: a network trained on single frames never "
             "trains its "
             "temporal layers; turn one off",
+        )
+        _check(
+            not (self.single_frames and self.given.any()),
+            "single_frames is on, but given has shares too: of a single frame nothing is left to make",
         )
 
     @property
