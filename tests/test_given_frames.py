@@ -93,6 +93,32 @@ def test_a_network_that_is_not_told_agrees_with_them_where_steps_are_repeated() 
     assert errors[1] < errors[0] / 3
 
 
+def test_a_walk_begins_with_noise_over_what_is_held_and_ends_with_it_untouched() -> None:
+    given, _ = given_at([0, 5])
+    start, unheld = given.start(first(), HIGHEST), [1, 2, 3, 4, 6, 7, 8]
+    assert torch.equal(start[:, :, unheld], first()[:, :, unheld])
+    noise = start[0, 0, [0, 5]] - given.latents_BCTHW[0, 0, [0, 5]]
+    assert noise.std().item() == pytest.approx(HIGHEST, rel=0.02)
+    torch.testing.assert_close(noise / HIGHEST, first()[0, 0, [0, 5]] / (1 + HIGHEST**2) ** 0.5)
+    kept = given.kept(start)
+    assert torch.equal(kept[:, :, [0, 5]], given.latents_BCTHW[:, :, [0, 5]])
+    assert torch.equal(kept[:, :, unheld], start[:, :, unheld])
+
+
+def test_a_repeated_step_begins_at_its_level() -> None:
+    """Of data that is one point, what a network sees has the noise of the level that it is told."""
+    seen = []
+
+    def denoise(x: Tensor, sigma: float) -> Tensor:
+        seen.append((x.std().item(), sigma))
+        return torch.zeros_like(x)
+
+    noise = noise_of([torch.Generator().manual_seed(1)])
+    repeated(SAMPLERS["euler_ancestral"], 3)(denoise, first(), SIGMAS, noise)
+    assert len(seen) == 3 * 39 + 1
+    assert all(std == pytest.approx(sigma, rel=0.03) for std, sigma in seen)
+
+
 @pytest.mark.parametrize("ratio", [0.25, 0.6])
 def test_editing_lets_go_of_frames_with_the_noise_of_their_level(ratio: float) -> None:
     """Frames that know nothing of each other: from y with noise of level r, the flow ends at (y + r n) / sqrt(1 + r²)."""
