@@ -105,7 +105,28 @@ def sample(
     count: Annotated[int, typer.Option(min=1, help="How many, without prompts.")] = 16,
     seed: Annotated[int, typer.Option(help="Of the noise; the same seed gives the same videos.")] = 0,
     guidance: Annotated[float, typer.Option(min=0, help="How closely to follow the prompts.")] = 3.0,
+    guidance_end: Annotated[
+        float | None, typer.Option(min=0, help="The same at the last frame; with triangle, in the middle.")
+    ] = None,
+    guidance_shape: Annotated[str, typer.Option(help="Between the frames: linear or triangle.")] = "linear",
+    oscillating: Annotated[bool, typer.Option(help="Every second step after ten without guidance.")] = False,
     steps: Annotated[int, typer.Option(min=2, help="Noise levels.")] = 25,
+    sampler: Annotated[str, typer.Option(help="As euler, heun, dpm_solver_2m, unipc, pndm, deis.")] = "euler",
+    frames: Annotated[int | None, typer.Option(min=1, help="Of a video; default: as trained.")] = None,
+    overlap: Annotated[int, typer.Option(min=0, help="Frames that windows share; 0: half.")] = 0,
+    seamless: Annotated[bool, typer.Option(help="Let the last frame go on at the first.")] = False,
+    reference: Annotated[str, typer.Option(help="Files to start from, with ';' between them.")] = "",
+    mask_strategy: Annotated[
+        str,
+        typer.Option(
+            help="loop,file,start there,start here,length,edit ratio; with ';' between such tuples."
+        ),
+    ] = "",
+    loops: Annotated[int, typer.Option(min=1, help="Pieces that a video is made in.")] = 1,
+    carry: Annotated[int, typer.Option(min=1, help="Frames that a piece is given of the one before.")] = 1,
+    repeats: Annotated[
+        int, typer.Option(min=1, help="Of each step, if the run was not trained with given frames.")
+    ] = 1,
     output: Annotated[Path | None, typer.Option(help="Folder; default: samples in the run's.")] = None,
     config: Config = None,
     set_: Set = None,
@@ -113,11 +134,24 @@ def sample(
 ) -> None:
     """Sample videos from a trained stage, as mp4 files and a contact sheet."""
     from flows.sample import sample as run_sample
+    from tasks.sampling import StartFrom
     from training.sample import Sampling
 
     flags = console.flags_on(config, set_, warehouse=warehouse)
     options = {"prompts": prompt or (), "count": count, "run": run, "out": output, "seed": seed}
-    sampling = Sampling(num_steps=steps, guidance=(guidance, guidance))
+    options |= {"start": StartFrom(reference, mask_strategy), "frames": frames}
+    sampling = Sampling(
+        num_steps=steps,
+        sampler=sampler,
+        guidance=(guidance, guidance if guidance_end is None else guidance_end),
+        guidance_shape=guidance_shape,
+        oscillating=oscillating,
+        overlap=overlap,
+        seamless=seamless,
+        repeats=repeats,
+        loops=loops,
+        carry=carry,
+    )
     with console.progress():
         sampled = run_sample(flags, config, **options, sampling=sampling)
     videos = [str(path) for path in sorted(sampled.folder.glob("*.mp4"))]

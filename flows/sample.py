@@ -10,7 +10,7 @@ import polars as pl
 
 from flows.plans import current_settings
 from flows.train import runs_folder
-from tasks.sampling import Sampled, sample_run
+from tasks.sampling import NOTHING, Sampled, StartFrom, sample_run
 from training.checkpoints import DONE
 from training.sample import Sampling
 from warehouse.errors import SettingsError
@@ -29,6 +29,8 @@ def sample(
     out: Path | None = None,
     seed: int = 0,
     sampling: Sampling | None = None,
+    start: StartFrom = NOTHING,
+    frames: int | None = None,
 ) -> Sampled:
     """Samples videos from a finished run, by default the newest, into its folder `samples`.
 
@@ -37,7 +39,8 @@ def sample(
     settings, store, current = current_settings(flags, toml)
     run = run or newest_run(runs_folder(settings))
     prompts = list(prompts) or captions(store, current, count)
-    return sample_run(run, prompts, settings.encode, out or run / "samples", seed, sampling or Sampling())
+    folder = out or run / "samples"
+    return sample_run(run, prompts, settings.encode, folder, seed, sampling or Sampling(), start, frames)
 
 
 def newest_run(runs: Path) -> Path:

@@ -14,6 +14,7 @@ from tasks import artifacts
 from tasks.encoding import EncodeConfig
 from tasks.progress import Progress
 from tasks.tracking import step
+from training.prompts import read_prompt
 from training.sample import Sampling, contact_sheet, sample_videos, write_image, write_video
 
 SHEET, PROMPTS = "sheet.png", "prompts.json"
@@ -28,40 +29,61 @@ class Sampled:
     frames_BTHWC: np.ndarray
 
 
+@dataclass(frozen=True)
+class StartFrom:
+    """Footage that every video starts from, as `training.prompts` reads it; a prompt's own goes before it."""
+
+    reference_path: str = ""
+    mask_strategy: str = ""
+
+
+NOTHING = StartFrom()
+
+
 @step(name="sample", run_name="sample {run.name}")
 def sample_run(
-    run: Path, prompts: Sequence[str], encode: EncodeConfig, out: Path, seed: int, sampling: Sampling
+    run: Path,
+    prompts: Sequence[str],
+    encode: EncodeConfig,
+    out: Path,
+    seed: int,
+    sampling: Sampling,
+    start: StartFrom = NOTHING,
+    frames: int | None = None,
 ) -> Sampled:
     """Samples one video for each prompt from a run's averaged weights into the folder `out`.
 
     The folder holds numbered mp4 files, the prompts in their order, and a contact sheet of the middle frames; what it
-    held before is replaced. Shape and rate are those of the first bucket that clips are encoded in.
+    held before is replaced. Size and rate are those of the first bucket that clips are encoded in, and so is the number
+    of frames (of a piece) where `frames` does not say otherwise.
     """
     from models.autoencoder import load_autoencoder
     from models.text_encoder import load_text_encoder
 
-    num_frames, height, width = (int(n) for n in encode.buckets[0].split("x"))
+    trained, height, width = (int(n) for n in encode.buckets[0].split("x"))
+    num_frames = frames or trained
+    requests = [read_prompt(prompt, start.reference_path, start.mask_strategy) for prompt in prompts]
     autoencoder, text_encoder = load_autoencoder(encode.autoencoder), load_text_encoder(encode.text_encoder)
     progress = Progress("sample")
-    frames = []
-    for start in range(0, len(prompts), sampling.batch_size):
-        progress(start, len(prompts))
-        frames.append(
+    videos = []
+    for first in range(0, len(requests), sampling.batch_size):
+        progress(first, len(requests))
+        videos.append(
             sample_videos(
                 run,
-                prompts[start : start + sampling.batch_size],
+                requests[first : first + sampling.batch_size],
                 autoencoder,
                 text_encoder,
-                seed=seed + start,
+                seed=seed + first,
                 num_frames=num_frames,
                 height_px=height,
                 width_px=width,
                 fps=encode.fps,
-                sampling=sampling,
+                sampling=sampling.over(num_frames, trained),
             )
         )
     progress.finish()
-    frames_BTHWC = np.concatenate(frames)
+    frames_BTHWC = np.concatenate(videos)
     _write(out, prompts, frames_BTHWC, encode.fps)
     artifacts.show_picture(out / SHEET, "contact-sheet", "Middle frames of all samples")
     return Sampled(out, tuple(prompts), frames_BTHWC)

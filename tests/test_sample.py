@@ -13,11 +13,13 @@ from models.conditioning import Conditioning
 from models.edm import SVD
 from models.video_unet import VideoUNet, VideoUNetConfig
 from training.checkpoints import Weights, save_weights
+from training.references import read_reference
 from training.sample import (
     Sampling,
     contact_sheet,
     sample_latents,
     sample_videos,
+    to_pixels,
     write_image,
     write_video,
 )
@@ -40,15 +42,22 @@ def autoencoder():
     return load_autoencoder("embedded")
 
 
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    path = tmp_path_factory.mktemp("weights") / "weights.safetensors"
+def random_network():
     network = VideoUNet(CONFIG)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
-    save_weights(path, Weights(CONFIG, network.state_dict(), torch.zeros(255), {}))
+    return network
+
+
+NETWORK = random_network()
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "weights.safetensors"
+    save_weights(path, Weights(CONFIG, NETWORK.state_dict(), torch.zeros(255), {}))
     return path
 
 
@@ -95,11 +104,81 @@ def test_samples_follow_seed_and_prompt_and_not_the_batch(weights, autoencoder):
     assert (sample(["red"], sampling=few, motion_bucket=0.0) != videos[:1]).any()
 
 
+def test_given_frames_are_in_the_video_as_the_autoencoder_has_them(weights, autoencoder, tmp_path):
+    Image.fromarray(moving_square()[2, :, :48]).save(tmp_path / "a.png")
+    latents = read_reference(tmp_path / "a.png", autoencoder, 32, 16, 8.0)
+    own = to_pixels(autoencoder.decode(latents.movedim(0, 1)[None]))[0, 0]
+    prompt = f'red {{"reference_path": "{tmp_path}/a.png", "mask_strategy": "0;0,0,0,-1"}}'
+    options = {"num_frames": 5, "height_px": 32, "width_px": 16, "sampling": Sampling(num_steps=3)}
+    video, plain = sample_videos(weights, [prompt, "red"], autoencoder, Letters(), **options)
+    assert np.abs(video[[0, 4]].astype(int) - own).max() <= 1
+    assert np.abs(plain[[0, 4]].astype(int) - own).mean() > 10
+    assert np.array_equal(
+        plain, sample_videos(weights, ["blue", "red"], autoencoder, Letters(), **options)[1]
+    )
+
+
+def test_a_network_is_told_of_given_frames_if_it_was_trained_with_them(tmp_path, autoencoder):
+    Image.fromarray(moving_square()[2, :, :48]).save(tmp_path / "a.png")
+    prompt = f'red {{"reference_path": "{tmp_path}/a.png", "mask_strategy": "0"}}'
+    seen = []
+
+    def made(origin):
+        save_weights(
+            tmp_path / "w.safetensors", Weights(CONFIG, NETWORK.state_dict(), torch.zeros(255), origin)
+        )
+        hook = torch.nn.modules.module.register_module_forward_pre_hook(
+            lambda module, inputs: seen.append(inputs[1].shape) if isinstance(module, VideoUNet) else None
+        )
+        try:
+            options = {"num_frames": 3, "height_px": 16, "width_px": 16, "sampling": Sampling(num_steps=2)}
+            sample_videos(tmp_path / "w.safetensors", [prompt], autoencoder, Letters(), **options)
+        finally:
+            hook.remove()
+
+    made({"recipe": {"given": {"image_head": 0.2, "loop": 0.0}}})
+    made({"recipe": {"given": {"image_head": 0.0, "loop": 0.0}}})
+    made({})
+    assert seen == [(2, 3)] * 2 + [(2,)] * 4
+
+
+def test_longer_videos_are_made_in_windows_or_pieces(weights, autoencoder):
+    def sample(num_frames, **options):
+        sampling = Sampling(num_steps=3, **options)
+        shape = {"num_frames": num_frames, "height_px": 16, "width_px": 16}
+        return sample_videos(weights, ["red", "|0| red |1| blue"][: options.get("loops", 1)], autoencoder, Letters(),
+                             sampling=sampling, **shape)  # fmt: skip
+
+    assert sample(11, window=4, overlap=2).shape[1] == 11
+    assert sample(8, window=4, overlap=2, seamless=True).shape[1] == 8
+    first, second = sample(4, loops=2, carry=1)
+    assert first.shape[0] == 2 * (4 - 1) + 1
+    assert np.abs(first[:4].astype(int) - sample(4)[0]).max() <= 1, "the first piece is made alone"
+    assert (first[4:] != second[4:]).any(), "the second piece has a text of its own"
+    with pytest.raises(SettingsError, match="carry is 4, expected fewer than the 4 frames"):
+        sample(4, loops=2, carry=4)
+    with pytest.raises(SettingsError, match="window 4, overlap 4, 8 frames"):
+        sample(8, window=4, overlap=4)
+    with pytest.raises(SettingsError, match="piece 1 is asked for, but the video has 1"):
+        sample_videos(weights, ["|0| a |1| b"], autoencoder, Letters())
+    assert Sampling().over(8, 8) == Sampling()
+    assert Sampling().over(9, 8) == Sampling(window=8, overlap=4)
+    assert Sampling(seamless=True, overlap=1).over(6, 8) == Sampling(seamless=True, window=6, overlap=1)
+
+
 def test_wrong_sampling_is_refused():
     with pytest.raises(SettingsError, match="sampler is 'plms', expected one of euler, heun"):
         Sampling(sampler="plms")
     with pytest.raises(SettingsError, match="sigma_min 3"):
         Sampling(sigma_min=3, sigma_max=2)
+    with pytest.raises(SettingsError, match="guidance_shape is 'round', expected one of linear, triangle"):
+        Sampling(guidance_shape="round")
+    with pytest.raises(SettingsError, match="steps of pndm cannot be repeated"):
+        Sampling(sampler="pndm", repeats=2)
+    with pytest.raises(SettingsError, match="one loop where the video is seamless"):
+        Sampling(seamless=True, loops=2)
+    with pytest.raises(SettingsError, match="a seamless video needs windows"):
+        Sampling(seamless=True).check_frames(8)
 
 
 def moving_square():

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Protocol
@@ -15,20 +15,39 @@ from torch import Tensor, nn
 from models.conditioning import Conditioning
 from models.diffusers_samplers import sampler_named
 from models.edm import SVD, karras_sigmas
-from models.guidance import guided_denoiser, linear, with_and_without_text
-from models.samplers import initial_latents, noise_of
+from models.given_frames import Given, continued, holding, repeated, telling
+from models.guidance import (
+    FrameDenoiser,
+    Weight,
+    at_frames,
+    guided_denoiser,
+    linear,
+    oscillating,
+    triangle,
+    with_and_without_text,
+)
+from models.samplers import SAMPLERS, initial_latents, noise_of
+from models.windows import windowed
 from training.checkpoints import load_weights
 from training.draws import generator
+from training.prompts import Request, given_of, read_prompt
+from training.references import read_reference
 from warehouse.errors import SettingsError
 
+SHAPES: dict[str, Callable[[float, float, int], Weight]] = {"linear": linear, "triangle": triangle}
+"""How guidance changes over the frames."""
 
-class Decoder(Protocol):
+
+class Autoencoder(Protocol):
     """What is needed of an autoencoder here."""
 
     downsampling: int
 
     def latent_frames(self, num_frames: int) -> int:
         """Frames of the latents of so many frames."""
+
+    def encode(self, x_BTCHW: Tensor) -> Tensor:
+        """Scaled latents of frames in [-1, 1]."""
 
     def decode(self, z_BTCHW: Tensor) -> Tensor:
         """Frames in about [-1, 1] of scaled latents."""
@@ -45,8 +64,13 @@ class TextEncoder(Protocol):
 class Sampling:
     """How to sample.
 
-    `num_steps` noise levels fall from `sigma_max` to `sigma_min` (Karras). `guidance`: weights at the
-    first and the last frame. `batch_size`: samples at once; it changes none of them.
+    `num_steps` noise levels fall from `sigma_max` to `sigma_min` (Karras). `sampler`: a name that
+    `models.diffusers_samplers.sampler_named` knows. `guidance`: weights at the first and the last frame, or with the
+    shape "triangle" at both ends and in the middle; `oscillating`: every second step after the tenth goes without.
+    `window`: frames that the network sees at once where a video has more (None: all), `overlap` of them shared with
+    the next window. `seamless`: the last frame goes on at the first. `repeats`: of each step, so that frames that are
+    given agree with the others in a network that was not trained with any. `loops`: pieces of a video, each given the
+    last `carry` frames of the one before. `batch_size`: samples at once; it changes none of them.
     """
 
     num_steps: int = 16
@@ -54,6 +78,14 @@ class Sampling:
     sigma_min: float = 0.02
     sigma_max: float = 20.0
     guidance: tuple[float, float] = (3.0, 3.0)
+    guidance_shape: str = "linear"
+    oscillating: bool = False
+    window: int | None = None
+    overlap: int = 0
+    seamless: bool = False
+    repeats: int = 1
+    loops: int = 1
+    carry: int = 1
     batch_size: int = 16
 
     def __post_init__(self) -> None:
@@ -64,6 +96,54 @@ class Sampling:
                 f"expected "
                 "0 < sigma_min < sigma_max and at least 2 steps"
             )
+        if self.guidance_shape not in SHAPES:
+            raise SettingsError(
+                f"guidance_shape is {self.guidance_shape!r}, expected one of {', '.join(SHAPES)}"
+            )
+        if self.repeats > 1 and self.sampler not in SAMPLERS:
+            raise SettingsError(
+                f"steps of {self.sampler} cannot be repeated; expected repeats 1, or one of {', '.join(SAMPLERS)}"
+            )
+        if min(self.repeats, self.loops, self.carry) < 1 or (self.seamless and self.loops > 1):
+            raise SettingsError(
+                f"repeats {self.repeats}, loops {self.loops}, carry {self.carry}, seamless {self.seamless}: expected at "
+                f"least 1 each, and one loop where the video is seamless"
+            )
+
+    def over(self, num_frames: int, trained_frames: int) -> Sampling:
+        """With windows, half of each shared where nothing else is said, if more frames are wanted than were trained, or
+        the video is to be seamless.
+        """
+        if num_frames <= trained_frames and not self.seamless:
+            return self
+        window = min(num_frames, trained_frames)
+        return replace(self, window=window, overlap=self.overlap or window // 2)
+
+    @property
+    def sigmas(self) -> Tensor:
+        """Falling noise levels with a closing 0."""
+        return karras_sigmas(self.num_steps, self.sigma_min, self.sigma_max)
+
+    def check_frames(self, num_frames: int) -> None:
+        """Raises SettingsError where windows or pieces do not fit a piece of this many frames."""
+        if self.loops > 1 and self.carry >= num_frames:
+            raise SettingsError(
+                f"carry is {self.carry}, expected fewer than the {num_frames} frames of a piece"
+            )
+        if self.window is not None and not 0 <= self.overlap < self.window <= num_frames:
+            raise SettingsError(
+                f"window {self.window}, overlap {self.overlap}, {num_frames} frames: expected "
+                f"0 <= overlap < window <= frames"
+            )
+        if self.seamless and (self.window is None or not self.overlap):
+            raise SettingsError(
+                "a seamless video needs windows that overlap: set window, and overlap to 1 or more"
+            )
+
+    def weight(self, num_frames: int) -> Weight:
+        """Of guidance, over the frames of a piece."""
+        weight = SHAPES[self.guidance_shape](*self.guidance, num_frames)
+        return oscillating(weight, self.sigmas) if self.oscillating else weight
 
 
 @torch.no_grad()
@@ -73,22 +153,79 @@ def sample_latents(
     shape: tuple[int, int, int, int],
     seeds: Sequence[int],
     sampling: Sampling,
+    given: Given | None = None,
+    *,
+    told: bool = False,
+    loop: int = 0,
 ) -> Tensor:
-    """Latents (B, C, T, h, w) of one clip for each seed; shape: (C, T, h, w)."""
-    generators = [generator("sample", seed) for seed in seeds]
-    first = initial_latents((len(seeds), *shape), sampling.sigma_max, generators)
-    weight = linear(*sampling.guidance, shape[1])
-    denoise = guided_denoiser(SVD, network, with_and_without_text(conditioning), [weight])
-    sigmas = karras_sigmas(sampling.num_steps, sampling.sigma_min, sampling.sigma_max)
-    return sampler_named(sampling.sampler)(
-        denoise, first.to(conditioning.text_BLD), sigmas, noise_of(generators)
-    )
+    """Latents (B, C, T, h, w) of one clip for each seed; shape: (C, T, h, w).
+
+    `given`: frames to go on from; `told`: whether the network was trained with such. `loop`: number of the piece, which
+    has noise of its own.
+    """
+    piece = () if loop == 0 else ("loop", loop)
+    generators = [generator("sample", seed, *piece) for seed in seeds]
+    first = initial_latents((len(seeds), *shape), sampling.sigma_max, generators).to(conditioning.text_BLD)
+    denoise = _denoiser(network, conditioning, shape[1], sampling)
+    if given is not None:
+        denoise = telling(denoise, given) if told else holding(denoise, given)
+        first = given.start(first, sampling.sigma_max)
+    sampler = sampler_named(sampling.sampler)
+    sampler = repeated(sampler, sampling.repeats) if sampling.repeats > 1 else sampler
+    made = sampler(denoise, first, sampling.sigmas, noise_of(generators))
+    return made if given is None else given.kept(made)
+
+
+def _denoiser(
+    network: nn.Module, conditioning: Conditioning, num_frames: int, sampling: Sampling
+) -> FrameDenoiser:
+    sides, weight = with_and_without_text(conditioning), sampling.weight(num_frames)
+    if sampling.window is None:
+        return guided_denoiser(SVD, network, sides, [weight])
+
+    def denoise_at(index_T: Tensor) -> FrameDenoiser:
+        return guided_denoiser(SVD, network, sides, [at_frames(weight, index_T)])
+
+    return windowed(denoise_at, num_frames, sampling.window, sampling.overlap, sampling.seamless)
+
+
+@dataclass(frozen=True)
+class _Sampler:
+    """A trained network and all that its samples have in common."""
+
+    network: nn.Module
+    told: bool
+    shape: tuple[int, int, int, int]
+    numbers_N: Tensor
+    references: dict[str, Tensor]
+    texts: list[tuple[Tensor, Tensor]]
+    """Tokens and mask of every request, for each piece."""
+    sampling: Sampling
+
+    def video(self, requests: Sequence[Request], first: int, seed: int) -> Tensor:
+        """Latents (B, C, T, h, w) of neighbouring requests, of which `first` is the number of the first."""
+        these = slice(first, first + len(requests))
+        seeds = [seed + first + i for i in range(len(requests))]
+
+        def make(loop: int, head_BCTHW: Tensor | None) -> Tensor:
+            text_BLD, mask_BL = (part[these] for part in self.texts[loop])
+            told = Conditioning(text_BLD, mask_BL, self.numbers_N.expand(len(requests), -1))
+            like = text_BLD.new_empty((len(requests), *self.shape))
+            given = given_of(requests, loop, self.references, like, self.sampling.sigmas)
+            for clip in range(0 if head_BCTHW is None else len(requests)):
+                given = given.with_frames(clip, 0, head_BCTHW[clip])
+            some = given if given.release_BT.isfinite().any() else None
+            return sample_latents(
+                self.network, told, self.shape, seeds, self.sampling, some, told=self.told, loop=loop
+            )
+
+        return continued(make, self.sampling.loops, self.sampling.carry)
 
 
 def sample_videos(
     weights: Path,
-    prompts: Sequence[str],
-    autoencoder: Decoder,
+    prompts: Sequence[str | Request],
+    autoencoder: Autoencoder,
     text_encoder: TextEncoder,
     *,
     seed: int = 0,
@@ -103,25 +240,43 @@ def sample_videos(
     """Frames (B, T, H, W, 3) uint8, one video a prompt; prompt i starts from noise of its own, keyed by
     seed + i.
 
-    `weights`: a weights file or the folder of a finished run. `motion_bucket`: 0 (still) to 255.
+    `weights`: a weights file or the folder of a finished run. `prompts`: as `training.prompts` reads them.
+    `num_frames`: of a piece. `motion_bucket`: 0 (still) to 255.
     """
     sampling = sampling or Sampling()
-    loaded = load_weights(weights)
-    network = loaded.network().to(device)
-    text_BLD, mask_BL = text_encoder.encode(list(prompts))
-    numbers_BN = torch.tensor([fps, motion_bucket]).expand(len(prompts), 2)
-    told = Conditioning(text_BLD.float(), mask_BL.bool(), numbers_BN).to(device)
-    scale = autoencoder.downsampling
     latent_frames = autoencoder.latent_frames(num_frames)
-    shape = (loaded.config.latent_channels, latent_frames, height_px // scale, width_px // scale)
+    sampling.check_frames(latent_frames)
+    requests = [read_prompt(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
+    for request in requests:
+        request.check_loops(sampling.loops)
+    loaded = load_weights(weights)
+    names = {name for request in requests for name in request.references}
+    references = {
+        name: read_reference(Path(name), autoencoder, height_px, width_px, fps).float().to(device)
+        for name in names
+    }
+    scale = autoencoder.downsampling
+    shared = _Sampler(
+        loaded.network().to(device),
+        any(loaded.origin.get("recipe", {}).get("given", {}).values()),
+        (loaded.config.latent_channels, latent_frames, height_px // scale, width_px // scale),
+        torch.tensor([fps, motion_bucket], device=device),
+        references,
+        [_encoded(text_encoder, requests, loop, device) for loop in range(sampling.loops)],
+        sampling,
+    )
     videos = []
-    for start in range(0, len(prompts), sampling.batch_size):
-        these = slice(start, start + sampling.batch_size)
-        some = Conditioning(told.text_BLD[these], told.mask_BL[these], told.numbers_BN[these])
-        seeds = [seed + start + i for i in range(len(some.text_BLD))]
-        latents_BCTHW = sample_latents(network, some, shape, seeds, sampling)
+    for start in range(0, len(requests), sampling.batch_size):
+        latents_BCTHW = shared.video(requests[start : start + sampling.batch_size], start, seed)
         videos.append(to_pixels(autoencoder.decode(latents_BCTHW.movedim(1, 2))))
     return np.concatenate(videos)
+
+
+def _encoded(
+    text_encoder: TextEncoder, requests: Sequence[Request], loop: int, device: str
+) -> tuple[Tensor, Tensor]:
+    text_BLD, mask_BL = text_encoder.encode([request.text(loop) for request in requests])
+    return text_BLD.float().to(device), mask_BL.bool().to(device)
 
 
 def to_pixels(x_BTCHW: Tensor) -> np.ndarray:
