@@ -1,0 +1,112 @@
+"""`cutroom sample` on a tiny run: what its options make of the videos that it writes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from test_cli import Run, run
+
+from curation.pipeline import make_plan
+from flows.settings import load_settings
+from models.video_unet import VideoUNet, VideoUNetConfig
+from training.checkpoints import WEIGHTS, Weights, save_weights
+from warehouse.store import Store
+
+__all__ = ["run"]
+CONFIG = VideoUNetConfig(width=8, attention=(False, True), head_dim=8, text_dim=128, number_dim=8)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A warehouse, and a run whose network is random."""
+    folder = tmp_path_factory.mktemp("sample")
+    settings = load_settings({"warehouse": str(folder / "w")})
+    make_plan(settings.curation()).save(Store(settings.warehouse))
+    generator = torch.Generator().manual_seed(0)
+    network = VideoUNet(CONFIG)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+    origin = {"recipe": {"given": {"image_head": 0.5}}}
+    (folder / "run").mkdir()
+    save_weights(folder / "run" / WEIGHTS, Weights(CONFIG, network.state_dict(), torch.zeros(255), origin))
+    return folder / "w", folder / "run"
+
+
+def frames_of(path: str) -> np.ndarray:
+    with av.open(path) as container:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+
+
+@pytest.fixture
+def sample(run: Run, trained: tuple[Path, Path], tmp_path: Path):
+    """Frames of the videos that the command writes; what it says where it fails."""
+
+    def call(*arguments: object):
+        where = ("-w", trained[0], "--run", trained[1], "--output", tmp_path / "out", "--steps", 3, "--json")
+        code, result = run("sample", *arguments, *where)
+        if code:
+            return str(result)
+        assert len(result["prompts"]) == len(result["videos"])
+        assert json.loads((tmp_path / "out" / "prompts.json").read_text()) == result["prompts"]
+        return [frames_of(path) for path in result["videos"]]
+
+    return call
+
+
+def test_frames_are_given_kept_and_carried_on(sample, tmp_path: Path) -> None:
+    for name, colour in (("red", (220, 30, 30)), ("blue", (30, 30, 220))):
+        Image.new("RGB", (64, 64), colour).save(tmp_path / f"{name}.png")
+    files = f"{tmp_path}/red.png;{tmp_path}/blue.png"
+    (video,) = sample("a sea", "--reference", files, "--mask-strategy", "0;0,1,0,-1")
+    assert video.shape == (8, 64, 64, 3)
+    red, blue = video[0].mean((0, 1)), video[7].mean((0, 1))
+    assert red[0] > red[2] + 80 and blue[2] > blue[0] + 80
+    own = f'a sea {{"reference_path": "{tmp_path}/blue.png", "mask_strategy": "0"}}'
+    other, plain = sample(own, "a sea", "--loops", 3, "--carry", 2)
+    assert len(other) == len(plain) == 3 * (8 - 2) + 2
+    assert other[0, ..., 2].mean() > other[0, ..., 0].mean() + 80
+    assert np.abs(other[0].astype(int) - plain[0]).mean() > 20
+
+
+def test_longer_and_seamless_videos_have_their_length(sample) -> None:
+    assert sample("a sea", "--frames", 13)[0].shape == (13, 64, 64, 3)
+    assert sample("a sea", "--frames", 12, "--seamless", "--overlap", 2)[0].shape == (12, 64, 64, 3)
+    assert sample("a sea", "--frames", 5)[0].shape == (5, 64, 64, 3)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--guidance-end", 6),
+        ("--guidance-end", 6, "--guidance-shape", "triangle"),
+        ("--sampler", "kdpm2_ancestral"),
+        ("--sampler", "pndm"),
+    ],
+)
+def test_samplers_and_guidance_change_the_videos(sample, options: tuple) -> None:
+    first, again = sample("a sea")[0], sample("a sea", *options)[0]
+    assert first.shape == again.shape
+    assert (first != again).any()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--sampler", "plms"), "sampler is 'plms', expected one of euler"),
+        (("--guidance-shape", "round"), "expected one of linear, triangle"),
+        (("--mask-strategy", "0"), "reference_path names 0"),
+        (("--reference", "gone.png", "--mask-strategy", "0"), "gone.png is not there"),
+        (("--loops", 2, "--carry", 8), "carry is 8, expected fewer than the 8 frames"),
+        (("--sampler", "pndm", "--repeats", 2), "steps of pndm cannot be repeated"),
+        (("--seamless", "--loops", 2), "one loop where the video is seamless"),
+    ],
+)
+def test_what_cannot_be_is_said(sample, options: tuple, message: str) -> None:
+    assert message in " ".join(sample("a sea", *options).split())
