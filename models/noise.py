@@ -123,7 +123,10 @@ def offset_noise(noise_BCTHW: Tensor, amount: float, generator: torch.Generator)
 
 
 class Flow(Preconditioning):
-    """Rectified flow as Open-Sora 1.2 trains it: told 1000 t, the network predicts data minus noise."""
+    """Rectified flow as Open-Sora 1.2 trains it: told 1000 t, the network predicts data minus noise.
+
+    Its logit-normal times, shifted, are `log_normal_sigmas` with a mean of ln(shift) and a deviation of 1.
+    """
 
     def c_skip(self, sigma: Tensor) -> Tensor:
         return 1 / (1 + sigma)

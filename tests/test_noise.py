@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -253,6 +254,13 @@ def test_flow_shift_grows_with_size_and_length() -> None:
     assert flow_shift(512, 512, 1) == 1
     assert flow_shift(1024, 1024, 4) == 4
     assert shifted(torch.tensor([0.0, 0.5, 1.0]), 3.0).tolist() == pytest.approx([0, 0.75, 1])
+
+
+def test_shifted_logit_normal_times_are_log_normal_levels() -> None:
+    """Open-Sora draws t as the sigmoid of a normal number and shifts it: ln sigma is that number plus ln(shift)."""
+    shift, number = flow_shift(720, 1280, 13), torch.randn(1000, dtype=torch.float64)
+    time = shifted(number.sigmoid(), shift)
+    torch.testing.assert_close((time / (1 - time)).log(), number + math.log(shift))
 
 
 def test_offset_noise_is_one_number_for_each_clip_and_channel() -> None:
