@@ -11,6 +11,7 @@ from PIL import Image
 from models.autoencoder import load_autoencoder
 from models.conditioning import Conditioning
 from models.edm import SVD
+from models.given_frames import Given
 from models.video_unet import VideoUNet, VideoUNetConfig
 from training.checkpoints import Weights, save_weights
 from training.references import read_reference
@@ -143,18 +144,23 @@ def test_a_network_is_told_of_given_frames_if_it_was_trained_with_them(tmp_path,
 
 
 def test_longer_videos_are_made_in_windows_or_pieces(weights, autoencoder):
-    def sample(num_frames, **options):
+    def sample(num_frames, prompt="red", **options):
         sampling = Sampling(num_steps=3, **options)
         shape = {"num_frames": num_frames, "height_px": 16, "width_px": 16}
-        return sample_videos(weights, ["red", "|0| red |1| blue"][: options.get("loops", 1)], autoencoder, Letters(),
-                             sampling=sampling, **shape)  # fmt: skip
+        return sample_videos(weights, [prompt], autoencoder, Letters(), sampling=sampling, **shape)[0].astype(
+            int
+        )
 
-    assert sample(11, window=4, overlap=2).shape[1] == 11
-    assert sample(8, window=4, overlap=2, seamless=True).shape[1] == 8
-    first, second = sample(4, loops=2, carry=1)
-    assert first.shape[0] == 2 * (4 - 1) + 1
-    assert np.abs(first[:4].astype(int) - sample(4)[0]).max() <= 1, "the first piece is made alone"
-    assert (first[4:] != second[4:]).any(), "the second piece has a text of its own"
+    assert len(sample(11, window=4, overlap=2)) == 11
+    assert len(sample(8, window=4, overlap=2, seamless=True)) == 8
+    red = sample(4, loops=2, carry=1)
+    assert len(red) == 2 * (4 - 1) + 1
+    assert np.abs(red[:4] - sample(4)).max() <= 1, "the first piece is made alone"
+    green = sample(4, "|0| red |1| green", loops=2, carry=1)
+    assert np.abs(green[:4] - red[:4]).max() <= 1
+    assert np.abs(green[4:] - red[4:]).mean() > 1, "the second piece has a text of its own"
+    after_blue = sample(4, "|0| blue |1| green", loops=2, carry=1)
+    assert np.abs(after_blue[4:] - green[4:]).mean() > 0.1, "the second piece hears of the first"
     with pytest.raises(SettingsError, match="carry is 4, expected fewer than the 4 frames"):
         sample(4, loops=2, carry=4)
     with pytest.raises(SettingsError, match="window 4, overlap 4, 8 frames"):
@@ -164,6 +170,87 @@ def test_longer_videos_are_made_in_windows_or_pieces(weights, autoencoder):
     assert Sampling().over(8, 8) == Sampling()
     assert Sampling().over(9, 8) == Sampling(window=8, overlap=4)
     assert Sampling(seamless=True, overlap=1).over(6, 8) == Sampling(seamless=True, window=6, overlap=1)
+
+
+NEAR = 0.9
+
+
+def ideal_network(x, c_noise, _):
+    """Says what it should of frames that are jointly normal, NEAR correlated from one to the next."""
+    count = torch.arange(x.shape[2])
+    covariance = NEAR ** (count[:, None] - count).abs().double()
+    level = (4 * c_noise.double()).exp().reshape(len(x), -1)[0].expand(len(count))
+    noisy = x.double() * (1 + torch.where(level < 0.003, 0, level).square()).sqrt()[:, None, None]
+    matrix = covariance @ torch.linalg.inv(covariance + torch.diag(level.square()))
+    clean = torch.einsum("st,bcthw->bcshw", matrix, noisy)
+    c_skip, c_out = SVD.c_skip(level)[:, None, None], SVD.c_out(level)[:, None, None]
+    return ((clean - c_skip * noisy) / c_out).to(x)
+
+
+def made(num_frames, given=None, *, seed=0, told=False, loop=0, **options):
+    """One clip of 40 x 40 independent positions, without guidance."""
+    sampling = Sampling(**{"num_steps": 30, "guidance": (1.0, 1.0), "sigma_max": 80.0} | options)
+    told_of = Conditioning(torch.zeros(1, 2, 5), torch.ones(1, 2, dtype=torch.bool), torch.zeros(1, 2))
+    shape = (4, num_frames, 40, 40)
+    return sample_latents(ideal_network, told_of, shape, [seed], sampling, given, told=told, loop=loop)
+
+
+def ends_given(num_frames):
+    """The first and the last frame are 1.5."""
+    frame = torch.full((4, 1, 40, 40), 1.5)
+    given = Given.none(torch.zeros(1, 4, num_frames, 40, 40))
+    return given.with_frames(0, 0, frame).with_frames(0, num_frames - 1, frame)
+
+
+def test_seamless_windows_join_the_last_frame_to_the_first():
+    video = made(20, window=10, overlap=5, seamless=True)
+    step = (video - video.roll(1, 2)).square().mean((0, 1, 3, 4))
+    assert (step / (2 * (1 - NEAR)) - 1).abs().max() < 0.25
+
+
+def test_given_frames_say_of_the_others_what_they_should():
+    """The mean in the middle of 9 frames is known; untold networks come near it where steps are repeated."""
+    given, weight = ends_given(9), 2 * NEAR**4 / (1 + NEAR**8)
+    off = {}
+    for name, options in {
+        "told": {"told": True, "sampler": "heun"},
+        "untold": {"sampler": "euler_ancestral"},
+        "repeated": {"sampler": "euler_ancestral", "repeats": 8},
+    }.items():
+        video = made(9, given, **options)
+        assert torch.equal(video[:, :, [0, 8]], given.latents_BCTHW[:, :, [0, 8]])
+        off[name] = abs(video[:, :, 4].mean().item() - 1.5 * weight)
+    assert off["told"] < 0.06
+    assert off["repeated"] < off["untold"] / 2
+
+
+def test_given_frames_begin_with_the_noise_of_the_first_level():
+    first = []
+
+    def network(x, *_):
+        first.append(x[0, :, 0].mean().item() * (1 + 80.0**2) ** 0.5)
+        return torch.zeros_like(x)
+
+    told_of = Conditioning(torch.zeros(1, 2, 5), torch.ones(1, 2, dtype=torch.bool), torch.zeros(1, 2))
+    given = Given.none(torch.zeros(1, 4, 3, 40, 40)).with_frames(0, 0, torch.full((4, 1, 40, 40), 30.0))
+    sampling = Sampling(num_steps=2, sigma_max=80.0, guidance=(1.0, 1.0))
+    sample_latents(network, told_of, (4, 3, 40, 40), [0], sampling, given)
+    assert first[0] == pytest.approx(30, abs=4)
+
+
+def test_pieces_have_noise_of_their_own_and_guidance_oscillates_after_ten_steps():
+    assert torch.equal(made(3, loop=1), made(3, loop=1))
+    assert (made(3, loop=1) - made(3)).abs().mean() > 0.5
+
+    def network(x, _, told):
+        return torch.ones_like(x) * told.text_BLD.mean((1, 2))[:, None, None, None, None]
+
+    def guided(**options):
+        told_of = Conditioning(torch.ones(1, 2, 5), torch.ones(1, 2, dtype=torch.bool), torch.zeros(1, 2))
+        return sample_latents(network, told_of, (4, 2, 3, 3), [0], Sampling(guidance=(5.0, 5.0), **options))
+
+    assert torch.equal(guided(num_steps=11, oscillating=True), guided(num_steps=11))
+    assert (guided(num_steps=14, oscillating=True) - guided(num_steps=14)).abs().min() > 1e-3
 
 
 def test_wrong_sampling_is_refused():
