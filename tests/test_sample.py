@@ -214,6 +214,7 @@ def test_given_frames_say_of_the_others_what_they_should():
     off = {}
     for name, options in {
         "told": {"told": True, "sampler": "heun"},
+        "told, of diffusers": {"told": True, "sampler": "pndm"},
         "untold": {"sampler": "euler_ancestral"},
         "repeated": {"sampler": "euler_ancestral", "repeats": 8},
     }.items():
