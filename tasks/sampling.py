@@ -64,6 +64,7 @@ def sample_run(
     num_frames = frames or trained
     requests = [read_prompt(prompt, start.reference_path, start.mask_strategy) for prompt in prompts]
     autoencoder, text_encoder = load_autoencoder(encode.autoencoder), load_text_encoder(encode.text_encoder)
+    sampling = sampling.over(autoencoder.latent_frames(num_frames), autoencoder.latent_frames(trained))
     progress = Progress("sample")
     videos = []
     for first in range(0, len(requests), sampling.batch_size):
@@ -79,7 +80,7 @@ def sample_run(
                 height_px=height,
                 width_px=width,
                 fps=encode.fps,
-                sampling=sampling.over(num_frames, trained),
+                sampling=sampling,
             )
         )
     progress.finish()

@@ -63,6 +63,16 @@ def test_what_is_no_reference_is_refused(tmp_path: Path) -> None:
             read(tmp_path / name)
 
 
+def test_what_the_autoencoder_does_not_take_is_said(tmp_path: Path) -> None:
+    class Fours(Pixels):
+        def encode(self, x_BTCHW: Tensor) -> Tensor:
+            raise ValueError(f"{x_BTCHW.shape[1]} frames")
+
+    Image.fromarray(np.full((8, 8, 3), 255, np.uint8)).save(tmp_path / "a.png")
+    with pytest.raises(SettingsError, match=r"a.png cannot be encoded: 1 frames"):
+        read_reference(tmp_path / "a.png", Fours(), 8, 8, 8.0)
+
+
 def test_latents_are_the_autoencoders_own(tmp_path: Path) -> None:
     class Halves(Pixels):
         def encode(self, x_BTCHW: Tensor) -> Tensor:

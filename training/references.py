@@ -34,7 +34,10 @@ def read_reference(path: Path, encoder: Encoder, height_px: int, width_px: int, 
     except (OSError, ValueError, IndexError) as error:
         raise SettingsError(f"reference {path} cannot be read as a picture or a video: {error}") from error
     fitted = torch.stack([_fitted(frame, height_px, width_px) for frame in frames_THWC])
-    return encoder.encode(fitted[None])[0].movedim(0, 1)
+    try:
+        return encoder.encode(fitted[None])[0].movedim(0, 1)
+    except ValueError as error:
+        raise SettingsError(f"reference {path} cannot be encoded: {error}") from error
 
 
 def _picture(path: Path, _: float) -> list[Tensor]:
