@@ -21,6 +21,9 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.attention import Attention
+from models.recompute import Recomputed
+
 TemporalInit = Literal["svd", "zero"]
 
 
@@ -30,7 +33,9 @@ class BlockConfig:
 
     `embedding_dim`: channels of the embedding of noise level and numbers. `context_dim`: channels of a text
     token. `head_dim`: channels of an attention head. `norm_eps`, `group_channels`: see `group_norm`.
-    `temporal`: whether there are temporal layers. `temporal_init`: how they start (see the module).
+    `temporal`: whether temporal layers follow the spatial ones (SVD). `pseudo3d`: whether they are inside of them
+    (`FrameConv`, `SpatialBlock`). `temporal_init`: how they start (see the module). `num_heads`: of every attention,
+    whatever its channels; 0 where `head_dim` says it.
     """
 
     embedding_dim: int
@@ -40,6 +45,12 @@ class BlockConfig:
     group_channels: int
     temporal: bool
     temporal_init: TemporalInit
+    pseudo3d: bool = False
+    num_heads: int = 0
+
+    def head_width(self, channels: int) -> int:
+        """Channels of a head in an attention of this many channels."""
+        return channels // self.num_heads if self.num_heads else self.head_dim
 
     def group_norm(self, channels: int) -> nn.GroupNorm:
         return group_norm(channels, self.group_channels, self.norm_eps)
@@ -104,6 +115,40 @@ class TemporalConv(nn.Conv3d):
         )
 
 
+class FrameConv(nn.Conv2d):
+    """Convolution of every frame, (B T) C H W; with `pseudo3d` another one over frames follows, at first the identity.
+    One frame stays purely spatial.
+
+    Args:
+        kernel: height and width of the kernel; padded so that the size stays, divided by `stride`.
+        silent: whether the convolution of frames is zero at first.
+    """
+
+    def __init__(
+        self,
+        pseudo3d: bool,
+        in_channels: int,
+        out_channels: int,
+        kernel: int,
+        stride: int = 1,
+        silent: bool = False,
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel, stride, kernel // 2)
+        if silent:
+            zeroed(self)
+        self.temporal = TemporalConv(out_channels, out_channels) if pseudo3d else None
+        if self.temporal is not None:
+            nn.init.dirac_(self.temporal.weight)
+            nn.init.zeros_(self.temporal.bias)
+
+    def forward(self, x_NCHW: Tensor, num_frames: int) -> Tensor:
+        x = super().forward(x_NCHW)
+        if self.temporal is None or num_frames == 1:
+            return x
+        clips = rearrange(x, "(b t) c h w -> b c t h w", t=num_frames)
+        return rearrange(self.temporal(clips), "b c t h w -> (b t) c h w")
+
+
 class Blend(nn.Module):
     """alpha spatial + (1 - alpha) temporal, alpha = sigmoid of a learned number (0.62 at first, as in SVD),
     and 1 for frames that are images. Both are (B T ...).
@@ -127,17 +172,18 @@ class SpatialResBlock(nn.Module):
     def __init__(self, config: BlockConfig, in_channels: int, out_channels: int) -> None:
         super().__init__()
         self.norm_in = config.group_norm(in_channels)
-        self.conv_in = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.conv_in = FrameConv(config.pseudo3d, in_channels, out_channels, 3)
         self.embed = nn.Linear(config.embedding_dim, out_channels)
         self.norm_out = config.group_norm(out_channels)
-        self.conv_out = zeroed(nn.Conv2d(out_channels, out_channels, 3, padding=1))
+        self.conv_out = FrameConv(config.pseudo3d, out_channels, out_channels, 3, silent=True)
         same = in_channels == out_channels
-        self.skip = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, 1)
+        self.skip = None if same else FrameConv(config.pseudo3d, in_channels, out_channels, 1)
 
-    def forward(self, x_NCHW: Tensor, embedding_NE: Tensor) -> Tensor:
-        h = self.conv_in(F.silu(self.norm_in(x_NCHW)))
+    def forward(self, x_NCHW: Tensor, embedding_NE: Tensor, num_frames: int) -> Tensor:
+        h = self.conv_in(F.silu(self.norm_in(x_NCHW)), num_frames)
         h = h + self.embed(F.silu(embedding_NE))[..., None, None]
-        return self.skip(x_NCHW) + self.conv_out(F.silu(self.norm_out(h)))
+        h = self.conv_out(F.silu(self.norm_out(h)), num_frames)
+        return h + (x_NCHW if self.skip is None else self.skip(x_NCHW, num_frames))
 
 
 class TemporalResBlock(nn.Module):
@@ -160,7 +206,7 @@ class TemporalResBlock(nn.Module):
         return x_BCTHW + self.conv_out(F.silu(self.norm_out(h)))
 
 
-class VideoResBlock(nn.Module):
+class VideoResBlock(Recomputed):
     """Spatial ResBlock, then with `temporal` the temporal one and their blend. One frame stays purely
     spatial.
     """
@@ -172,40 +218,13 @@ class VideoResBlock(nn.Module):
         self.temporal_blend = Blend() if config.temporal else None
 
     def forward(self, x_NCHW: Tensor, told: Told) -> Tensor:
-        spatial = self.spatial(x_NCHW, told.embedding_per_frame())
+        spatial = self.spatial(x_NCHW, told.embedding_per_frame(), told.num_frames)
         if self.temporal is None or told.num_frames == 1:
             return spatial
         clips = rearrange(spatial, "(b t) c h w -> b c t h w", t=told.num_frames)
         temporal = rearrange(self.temporal(clips, told.embedding_BE), "b c t h w -> b t c h w")
         spatial = rearrange(spatial, "(b t) c h w -> b t c h w", t=told.num_frames)
         return self.temporal_blend(spatial, temporal, told.image_only_BT).flatten(0, 1)
-
-
-class Attention(nn.Module):
-    """Multi-head attention of x to itself or to a context (masked: true = seen)."""
-
-    def __init__(
-        self, channels: int, head_dim: int, context_dim: int | None = None, bias: bool = False
-    ) -> None:
-        super().__init__()
-        source = channels if context_dim is None else context_dim
-        self.head_dim = head_dim
-        self.to_q = nn.Linear(channels, channels, bias=bias)
-        self.to_k = nn.Linear(source, channels, bias=bias)
-        self.to_v = nn.Linear(source, channels, bias=bias)
-        self.to_out = nn.Linear(channels, channels)
-
-    def heads(self, x_BNC: Tensor) -> Tensor:
-        return rearrange(x_BNC, "b n (h c) -> b h n c", c=self.head_dim)
-
-    def forward(
-        self, x_BNC: Tensor, context_BLD: Tensor | None = None, mask_BL: Tensor | None = None
-    ) -> Tensor:
-        source = x_BNC if context_BLD is None else context_BLD
-        q, k, v = self.heads(self.to_q(x_BNC)), self.heads(self.to_k(source)), self.heads(self.to_v(source))
-        mask = None if mask_BL is None else mask_BL[:, None, None, :]
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return self.to_out(rearrange(attended, "b h n c -> b n (h c)"))
 
 
 class GatedFeedForward(nn.Module):
@@ -222,13 +241,22 @@ class GatedFeedForward(nn.Module):
 
 
 class SpatialBlock(nn.Module):
-    """Attention among the positions of a frame, attention to the text, feed-forward. Tokens are (B T S C)."""
+    """Attention among the positions of a frame, attention to the text, feed-forward. Tokens are (B T S C).
+
+    With `pseudo3d`, attention among the frames of a position comes before the feed-forward; started at `zero` it says
+    nothing, started as `svd` it is random, as in the home-computer project.
+    """
 
     def __init__(self, config: BlockConfig, channels: int) -> None:
         super().__init__()
+        head_dim = config.head_width(channels)
         self.norm_self, self.norm_text, self.norm_ff = (nn.LayerNorm(channels) for _ in range(3))
-        self.self_attention = Attention(channels, config.head_dim)
-        self.text_attention = Attention(channels, config.head_dim, config.context_dim)
+        self.self_attention = Attention(channels, head_dim)
+        self.text_attention = Attention(channels, head_dim, config.context_dim)
+        self.temporal_norm = nn.LayerNorm(channels) if config.pseudo3d else None
+        self.temporal_attention = Attention(channels, head_dim) if config.pseudo3d else None
+        if self.temporal_attention is not None and config.temporal_init == "zero":
+            zeroed(self.temporal_attention.to_out)
         self.feed_forward = GatedFeedForward(channels)
 
     def forward(self, x_BTSC: Tensor, told: Told) -> Tensor:
@@ -237,6 +265,10 @@ class SpatialBlock(nn.Module):
         x = x + self.self_attention(self.norm_self(x))
         x = rearrange(x, "(b t) s c -> b (t s) c", b=num_clips)
         x = x + self.text_attention(self.norm_text(x), told.text_BLD, told.mask_BL)
+        if self.temporal_attention is not None and num_frames > 1:
+            x = rearrange(x, "b (t s) c -> (b s) t c", t=num_frames)
+            x = x + self.temporal_attention(self.temporal_norm(x))
+            x = rearrange(x, "(b s) t c -> b (t s) c", s=num_positions)
         x = x + self.feed_forward(self.norm_ff(x))
         return rearrange(x, "b (t s) c -> b t s c", t=num_frames, s=num_positions)
 
@@ -257,8 +289,9 @@ class TemporalBlock(nn.Module):
             nn.LayerNorm(channels) for _ in range(4)
         )
         self.feed_forward_in, self.feed_forward = GatedFeedForward(channels), GatedFeedForward(channels)
-        self.self_attention = Attention(channels, config.head_dim)
-        self.text_attention = Attention(channels, config.head_dim, config.context_dim)
+        head_dim = config.head_width(channels)
+        self.self_attention = Attention(channels, head_dim)
+        self.text_attention = Attention(channels, head_dim, config.context_dim)
         if config.temporal_init == "zero":
             for residual in self.residuals():
                 zeroed(residual)
@@ -281,7 +314,7 @@ class TemporalBlock(nn.Module):
         return rearrange(x, "b (t s) c -> b t s c", t=num_frames, s=num_positions)
 
 
-class VideoTransformer(nn.Module):
+class VideoTransformer(Recomputed):
     """Spatial block, then with `temporal` the temporal one and their blend, inside one residual branch."""
 
     def __init__(self, config: BlockConfig, channels: int) -> None:
@@ -302,18 +335,18 @@ class VideoTransformer(nn.Module):
         return x_NCHW + rearrange(self.project_out(tokens), "b t (h w) c -> (b t) c h w", h=height)
 
 
-class Downsample(nn.Conv2d):
+class Downsample(FrameConv):
     """Half of height and width."""
 
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels, channels, 3, stride=2, padding=1)
+    def __init__(self, pseudo3d: bool, channels: int) -> None:
+        super().__init__(pseudo3d, channels, channels, 3, stride=2)
 
 
-class Upsample(nn.Conv2d):
+class Upsample(FrameConv):
     """Twice the height and width."""
 
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels, channels, 3, padding=1)
+    def __init__(self, pseudo3d: bool, channels: int) -> None:
+        super().__init__(pseudo3d, channels, channels, 3)
 
-    def forward(self, x_NCHW: Tensor) -> Tensor:
-        return super().forward(F.interpolate(x_NCHW, scale_factor=2.0, mode="nearest"))
+    def forward(self, x_NCHW: Tensor, num_frames: int) -> Tensor:
+        return super().forward(F.interpolate(x_NCHW, scale_factor=2.0, mode="nearest"), num_frames)

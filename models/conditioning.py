@@ -25,8 +25,9 @@ class Conditioning:
     deviation of that image's noise as a third), NaN where a clip's value is unknown. `label_B`: class as
     float32, NaN for none. `size_B3`: height and width in pixels, and height over width. `frames_BCTHW`: latents
     that join the input channels (`VideoUNetConfig.condition_channels`). `image_only_BT`: bool, true where a frame
-    is an image of its own that temporal layers must leave alone. `given_BT`: bool, true where a frame of the
-    input is given and clean (`models.edm.Preconditioning`). What a network does not ask for is None.
+    is an image of its own that temporal layers must leave alone. `given_BT`: bool, true where a frame is given and not
+    to be generated: transformers take it from the input, clean, the interpolating UNet from `frames_BCTHW`. What a
+    network does not ask for is None.
     """
 
     text_BLD: Tensor

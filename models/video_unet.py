@@ -2,7 +2,11 @@
 
 The layout is SVD's (arXiv 2311.15127: a temporal layer after every spatial ResBlock and every transformer;
 none of them changes the number of frames) at any width. Without `temporal` it is Stable Diffusion 2's image
-network, which the video network is started from. `models.networks` has the published sizes by name.
+network, which the video network is started from. With `pseudo3d` the temporal layers are those of the home-computer
+project instead (Make-A-Video's, arXiv 2209.14792, section 3.2): a convolution over frames after every convolution of
+a frame, and an attention over frames in every transformer. Its group norms count each frame by itself here, so that it
+begins as the image network; that project's count all frames of a clip together. `models.networks` has the published
+sizes by name.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ from torch.nn import functional as F
 from models.blocks import (
     BlockConfig,
     Downsample,
+    FrameConv,
     TemporalInit,
     Told,
     Upsample,
@@ -27,6 +32,7 @@ from models.blocks import (
     zeroed,
 )
 from models.conditioning import Conditioning
+from models.inputs import check_unet
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,11 @@ class VideoUNetConfig:
     `pooled_text`: whether the mean of the text tokens also goes into the embedding. `text_mask`: whether
     masked tokens are hidden; the published networks attend to all. `norm_eps`, `group_channels`: of group
     norms (`models.blocks.group_norm`). `temporal`: whether there are temporal layers. `temporal_init`:
-    `zero`, they change nothing at first; `svd`, the published initialisation.
+    `zero`, they change nothing at first; `svd`, the published initialisation. `pseudo3d`: whether temporal
+    layers are convolutions and attentions inside of the spatial ones. `num_heads`: heads of every
+    attention; 0 where `head_dim` says it. `missing_size`: height and width of latents for a network that
+    fills in frames: those that `Conditioning.given_BT` does not name are replaced by a learned one of this
+    size, and a channel tells which (SVD, appendix D.5); empty for other networks.
     """
 
     latent_channels: int = 4
@@ -61,6 +71,13 @@ class VideoUNetConfig:
     group_channels: int = 8
     temporal: bool = True
     temporal_init: TemporalInit = "zero"
+    pseudo3d: bool = False
+    num_heads: int = 0
+    missing_size: tuple[int, ...] = ()
+
+    @property
+    def in_channels(self) -> int:
+        return self.latent_channels + self.condition_channels + bool(self.missing_size)
 
     @property
     def embedding_dim(self) -> int:
@@ -73,8 +90,10 @@ class VideoUNetConfig:
             self.head_dim,
             self.norm_eps,
             self.group_channels,
-            self.temporal,
+            self.temporal and not self.pseudo3d,
             self.temporal_init,
+            self.temporal and self.pseudo3d,
+            self.num_heads,
         )
 
 
@@ -132,13 +151,17 @@ class VideoUNet(nn.Module):
         levels = list(zip(channels, config.attention, strict=True))
         blocks = config.blocks_config()
         self.embedding = Embedding(config)
-        in_channels = config.latent_channels + config.condition_channels
-        self.conv_in = nn.Conv2d(in_channels, config.width, 3, padding=1)
+        self.missing_frame = (
+            nn.Parameter(torch.randn(config.condition_channels, *config.missing_size))
+            if config.missing_size
+            else None
+        )
+        self.conv_in = FrameConv(blocks.pseudo3d, config.in_channels, config.width, 3)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         current, skips = config.width, [config.width]
         for depth, (width, attention) in enumerate(levels):
             if depth:
-                self.down.append(Downsample(current))
+                self.down.append(Downsample(blocks.pseudo3d, current))
                 skips.append(current)
             for _ in range(config.blocks):
                 self.down.append(Level(blocks, current, width, attention))
@@ -152,11 +175,13 @@ class VideoUNet(nn.Module):
                 self.up.append(Level(blocks, current + skips.pop(), width, attention))
                 current = width
             if depth:
-                self.up.append(Upsample(current))
+                self.up.append(Upsample(blocks.pseudo3d, current))
         self.norm_out = blocks.group_norm(current)
-        self.conv_out = zeroed(nn.Conv2d(current, config.latent_channels, 3, padding=1))
+        self.conv_out = FrameConv(blocks.pseudo3d, current, config.latent_channels, 3, silent=True)
 
     def forward(self, x_BCTHW: Tensor, c_noise_B: Tensor, conditioning: Conditioning) -> Tensor:
+        """Raises InputError where shapes or conditioning are not what the network takes."""
+        check_unet(self.config, x_BCTHW, c_noise_B, conditioning)
         num_frames = x_BCTHW.shape[2]
         told = Told(
             self.embedding(c_noise_B, conditioning),
@@ -165,20 +190,30 @@ class VideoUNet(nn.Module):
             num_frames,
             conditioning.image_only_BT,
         )
-        if self.config.condition_channels:
-            x_BCTHW = torch.cat([x_BCTHW, conditioning.frames_BCTHW], dim=1)
-        x = rearrange(x_BCTHW, "b c t h w -> (b t) c h w").contiguous(memory_format=torch.channels_last)
-        x = self.conv_in(x)
+        joined = self._joined(x_BCTHW, conditioning)
+        x = rearrange(joined, "b c t h w -> (b t) c h w").contiguous(memory_format=torch.channels_last)
+        x = self.conv_in(x, num_frames)
         skips = [x]
         for layer in self.down:
-            x = layer(x, told) if isinstance(layer, Level) else layer(x)
+            x = layer(x, told) if isinstance(layer, Level) else layer(x, num_frames)
             skips.append(x)
         for layer in self.middle:
             x = layer(x, told)
         for layer in self.up:
-            x = layer(torch.cat([x, skips.pop()], dim=1), told) if isinstance(layer, Level) else layer(x)
-        x = self.conv_out(F.silu(self.norm_out(x)))
+            level = isinstance(layer, Level)
+            x = layer(torch.cat([x, skips.pop()], dim=1), told) if level else layer(x, num_frames)
+        x = self.conv_out(F.silu(self.norm_out(x)), num_frames)
         return rearrange(x, "(b t) c h w -> b c t h w", t=num_frames)
+
+    def _joined(self, x_BCTHW: Tensor, conditioning: Conditioning) -> Tensor:
+        """The input with the frames that join it, and with the channel that tells which of them are given."""
+        if not self.config.condition_channels:
+            return x_BCTHW
+        if self.missing_frame is None:
+            return torch.cat([x_BCTHW, conditioning.frames_BCTHW], dim=1)
+        given = conditioning.given_BT[:, None, :, None, None]
+        frames = torch.where(given, conditioning.frames_BCTHW, self.missing_frame[:, None])
+        return torch.cat([x_BCTHW, frames, given.expand_as(x_BCTHW[:, :1]).to(x_BCTHW)], dim=1)
 
     def temporal_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Parameters (by name) that an image network does not have."""

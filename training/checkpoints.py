@@ -151,19 +151,17 @@ def load_weights(path: Path) -> Weights:
 
 
 def start_from(network: VideoUNet, weights: Weights) -> None:
-    """Put earlier weights into a network. New may be temporal layers, frames that join the input, numbers that
-    follow the earlier ones, and the whole embedding of numbers where there were none. Raises WeightsError.
+    """Put earlier weights into a network. New may be temporal layers, frames that join the input and what stands for
+    missing ones, numbers that follow the earlier ones, and the whole embedding of numbers where there were none.
+    Raises WeightsError.
     """
     try:
         missing, unexpected = network.load_state_dict(widened(weights.tensors, network), strict=False)
     except RuntimeError as error:
         raise WeightsError(f"the earlier stage's network {weights.config} does not fit: {error}") from error
-    unlabelled = weights.config.num_numbers == 0
-    unfilled = [
-        name
-        for name in missing
-        if not is_temporal(name) and not (unlabelled and name.startswith("embedding.numbers."))
-    ]
+    new = ("embedding.numbers.",) if weights.config.num_numbers == 0 else ()
+    new += ("missing_frame",) if not weights.config.missing_size else ()
+    unfilled = [name for name in missing if not is_temporal(name) and not name.startswith(new)]
     if unfilled or unexpected:
         raise WeightsError(
             f"the earlier stage's network {weights.config} does not fit {network.config}: "

@@ -6,7 +6,8 @@ CutroomError                what, got, expected, and how to mend it
 ├── WarehouseError          a table, plan or claim is not as it must be
 ├── FormatError             a list of footage is not in the format that it was said to be in
 ├── DatasetError            a packed dataset is missing, cut short or of another shape
-└── WeightsError            a checkpoint is missing or does not fit its network
+├── WeightsError            a checkpoint is missing or does not fit its network
+└── InputError              a network is given what it cannot take
 """
 
 from __future__ import annotations
@@ -50,3 +51,7 @@ class DatasetError(CutroomError):
 
 class WeightsError(CutroomError):
     """A checkpoint is missing or does not fit its network."""
+
+
+class InputError(CutroomError):
+    """A network is given what it cannot take: another shape than it was built for, or conditioning that is missing."""

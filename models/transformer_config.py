@@ -1,0 +1,82 @@
+"""The shape of a diffusion transformer: what `models.transformers` builds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Axis = Literal["full", "space", "time", "split", "skip", "skip_groups"]
+Temporal = Literal["none", "sequential", "parallel", "normed", "own"]
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """The shape of a network.
+
+    `attention`: what the blocks look at, repeated over the depth, as ("space", "time") for every other block; "full" is
+    all tokens of a clip, "split" half of the heads over space and half over time, "skip" every `skip_step`-th token,
+    "skip_groups" every `skip_step`-th group of as many tokens (Open-Sora-Plan 1.3). `temporal`: whether every block
+    also has a temporal attention of its own: after the spatial one on the bare stream ("sequential") or beside it
+    ("parallel", both STDiT), after it under the same modulation ("normed", Latte's variant 3) or under three numbers
+    of its own ("own", STDiT2). `cross`: for each entry of `attention` whether such blocks attend to the text.
+    `text_dim`: channels of a text token; `num_classes`: of labels; None where there are none. `sizes`: whether the
+    network is told height, width and aspect ratio; `fps`, `num_frames`: whether it is told these.
+    `qk_norm`: whether queries and keys are normalised. `rotary`: what rotates them, in self-attention: nothing, the
+    frame in attention over time, or frame, row and column; what rotates is not added to the tokens.
+    `position_scale`, `position_base`: see `grid_positions`; `position_side` replaces both: a picture of as many latents
+    as a square of this side has positions one apart, and all pictures of one area span the same positions (STDiT2).
+    `frame_scale`: frames that make one step of time. `silent_time`: whether blocks over time begin as the identity.
+    `max_frames`: the most frames that it takes; None for any number.
+    """
+
+    width: int
+    depth: int
+    num_heads: int
+    attention: tuple[Axis, ...]
+    modulation: Literal["block", "single"]
+    patch: int = 2
+    in_channels: int = 4
+    out_channels: int = 8
+    mlp_ratio: int = 4
+    temporal: Temporal = "none"
+    cross: tuple[bool, ...] = (False,)
+    text_dim: int | None = None
+    num_classes: int | None = None
+    sizes: bool = False
+    fps: bool = False
+    num_frames: bool = False
+    qk_norm: bool = False
+    rotary: Literal["none", "time", "volume"] = "none"
+    skip_step: int = 4
+    position_scale: float = 1.0
+    position_base: int | None = None
+    position_side: float | None = None
+    frame_scale: float = 1.0
+    silent_time: bool = False
+    max_frames: int | None = None
+
+    @property
+    def head_dim(self) -> int:
+        return self.width // self.num_heads
+
+    def axis(self, index: int) -> Axis:
+        """What block `index` looks at."""
+        return self.attention[index % len(self.attention)]
+
+    def attends_to_text(self, index: int) -> bool:
+        """Whether block `index` attends to the text."""
+        return self.cross[index % len(self.cross)]
+
+    @property
+    def first_in_time(self) -> int | None:
+        """The block before which the positions of frames are added to the tokens; None where they are not."""
+        if self.rotary != "none":
+            return None
+        if self.temporal == "normed":
+            return 0
+        return next((i for i in range(self.depth) if self.axis(i) != "space"), None)
+
+    @property
+    def mixes_freely(self) -> bool:
+        """Whether some frames of a clip may be images of their own: only attention over time lets frames meet."""
+        return {self.axis(index) for index in range(self.depth)} <= {"space", "time"}
