@@ -62,6 +62,7 @@ class Attention(nn.Module):
         bias: whether queries, keys and values have one.
         qk_norm: whether each head's queries and keys are RMS-normalised, with learned weights (Open-Sora).
         pairing: which channels rotate together, where positions are given (`models.positions.rotate`).
+        rotary_first: whether they rotate before they are normalised (Open-Sora 1.1).
     """
 
     kernel: Kernel = "auto"
@@ -74,10 +75,11 @@ class Attention(nn.Module):
         bias: bool = False,
         qk_norm: bool = False,
         pairing: Pairing = "halves",
+        rotary_first: bool = False,
     ) -> None:
         super().__init__()
         source = channels if context_dim is None else context_dim
-        self.head_dim, self.pairing = head_dim, pairing
+        self.head_dim, self.pairing, self.rotary_first = head_dim, pairing, rotary_first
         self.to_q = nn.Linear(channels, channels, bias=bias)
         self.to_k = nn.Linear(source, channels, bias=bias)
         self.to_v = nn.Linear(source, channels, bias=bias)
@@ -87,6 +89,14 @@ class Attention(nn.Module):
 
     def heads(self, x_BNC: Tensor) -> Tensor:
         return rearrange(x_BNC, "b n (h c) -> b h n c", c=self.head_dim)
+
+    def _placed(self, z_BHNC: Tensor, norm: nn.Module, angles: Tensor | None) -> Tensor:
+        """Queries or keys, normalised and rotated."""
+        if angles is None:
+            return norm(z_BHNC)
+        if self.rotary_first:
+            return norm(rotate(z_BHNC, angles, self.pairing))
+        return rotate(norm(z_BHNC), angles, self.pairing)
 
     def forward(
         self,
@@ -98,9 +108,8 @@ class Attention(nn.Module):
         """`mask`: bool, true = seen, (B L) for every query or (B N L); `angles`: positions
         of x in self-attention (`rotate`)."""
         source = x_BNC if context_BLD is None else context_BLD
-        q, k = self.norm_q(self.heads(self.to_q(x_BNC))), self.norm_k(self.heads(self.to_k(source)))
-        if angles is not None:
-            q, k = rotate(q, angles, self.pairing), rotate(k, angles, self.pairing)
+        q = self._placed(self.heads(self.to_q(x_BNC)), self.norm_q, angles)
+        k = self._placed(self.heads(self.to_k(source)), self.norm_k, angles)
         if mask is not None:
             mask = mask[:, None, None] if mask.ndim == 2 else mask[:, None]
         attended = attend(q, k, self.heads(self.to_v(source)), mask, self.kernel)

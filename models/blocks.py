@@ -138,8 +138,9 @@ class FrameConv(nn.Conv2d):
             zeroed(self)
         self.temporal = TemporalConv(out_channels, out_channels) if pseudo3d else None
         if self.temporal is not None:
-            nn.init.dirac_(self.temporal.weight)
-            nn.init.zeros_(self.temporal.bias)
+            zeroed(self.temporal)
+            with torch.no_grad():
+                self.temporal.weight[:, :, 1, 0, 0].fill_diagonal_(1)
 
     def forward(self, x_NCHW: Tensor, num_frames: int) -> Tensor:
         x = super().forward(x_NCHW)

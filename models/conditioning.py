@@ -22,12 +22,13 @@ class Conditioning:
 
     `text_BLD`: text tokens. `mask_BL`: bool, true where a token counts. `numbers_BN`: float32 in the order of
     NUMBERS (frames per second; motion bucket 0..255; a network that continues an image takes the standard
-    deviation of that image's noise as a third), NaN where a clip's value is unknown. `label_B`: class as
-    float32, NaN for none. `size_B3`: height and width in pixels, and height over width. `frames_BCTHW`: latents
-    that join the input channels (`VideoUNetConfig.condition_channels`). `image_only_BT`: bool, true where a frame
-    is an image of its own that temporal layers must leave alone. `given_BT`: bool, true where a frame is given and not
-    to be generated: transformers take it from the input, clean, the interpolating UNet from `frames_BCTHW`. What a
-    network does not ask for is None.
+    deviation of that image's noise as a third, one that turns around it the elevation in degrees as a fourth),
+    NaN where a clip's value is unknown. `label_B`: class as float32, NaN for none. `size_B3`: height and width in
+    pixels, and height over width. `frames_BCTHW`: latents that join the input channels
+    (`VideoUNetConfig.condition_channels`); for Stable Diffusion's inpainting first the mask (1 = to be painted),
+    then the masked latents. `image_only_BT`: bool, true where a frame is an image of its own that temporal layers
+    must leave alone. `given_BT`: bool, true where a frame is given and not to be generated: transformers take it
+    from the input, clean, the interpolating UNet from `frames_BCTHW`. What a network does not ask for is None.
     """
 
     text_BLD: Tensor

@@ -24,7 +24,7 @@ def _shaped(value: Tensor | None, what: str, expected: tuple[int | str, ...]) ->
     got = None if value is None else tuple(value.shape)
     fits = got is not None and len(got) == len(expected)
     fits = fits and all(isinstance(e, str) or g == e for g, e in zip(got, expected, strict=True))
-    wanted = f"({', '.join(map(str, expected))})"
+    wanted = f"({', '.join(map(str, expected))}{',' if len(expected) == 1 else ''})"
     _expect(
         fits,
         what,

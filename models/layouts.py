@@ -99,7 +99,7 @@ def write_weights(network: nn.Module, layout: Layout) -> dict[str, Tensor]:
                 left -= {name + suffix for name in ours}
     for name in written.keys() & set(layout.vectors):
         written[name] = written[name].reshape(1)
-    for name in (f"{module}.weight" for module in layout.convolutions):
+    for name in written.keys() & {f"{module}.weight" for module in layout.convolutions}:
         written[name] = written[name][..., None, None]
     if left:
         raise WeightsError(f"the layout has no name for {_some('ours', sorted(left))}")
@@ -225,17 +225,28 @@ def _original_block(ours: str, config: TransformerConfig, modulation: str) -> Na
             f"{ours}.attn_temp.qkv": fused("temporal", "qkv"),
             f"{ours}.attn_temp.proj": f"{ours}.temporal.to_out",
         }
+    if config.temporal == "own":
+        names[f"{ours}.scale_shift_table_temporal"] = f"{ours}.temporal_table"
+    if config.qk_norm:
+        names |= {
+            f"{ours}.{theirs}.{part}_norm": f"{ours}.{module}.norm_{part}"
+            for theirs, module in (("attn", "attend"), ("attn_temp", "temporal"))
+            for part in "qk"
+        }
     return names
 
 
 def pixart_original(config: TransformerConfig) -> Layout:
-    """PixArt-alpha's own files, and Open-Sora's STDiT, which took them over."""
-    sizes = {"csize_embedder": "side", "ar_embedder": "aspect"} if config.sizes else {}
+    """PixArt-alpha's own files, and those of Open-Sora's STDiT and STDiT2, which took them over."""
+    told = {"t_embedder": "noise"}
+    told |= {"csize_embedder": "side", "ar_embedder": "aspect"} if config.sizes else {}
+    told |= {"fps_embedder": "fps"} if config.fps else {}
+    told |= {"fl_embedder": "frames"} if config.num_frames else {}
     names: Names = {
-        f"{theirs}.mlp.{i}": f"embedding.{ours}.{i}"
-        for theirs, ours in {"t_embedder": "noise", **sizes}.items()
-        for i in (0, 2)
+        f"{theirs}.mlp.{i}": f"embedding.{ours}.{i}" for theirs, ours in told.items() for i in (0, 2)
     }
+    if config.temporal == "own":
+        names["t_block_temp.1"] = "shared_temporal"
     names |= {
         "x_embedder.proj": "patches",
         "t_block.1": "shared",
@@ -246,7 +257,21 @@ def pixart_original(config: TransformerConfig) -> Layout:
     }
     for i in range(config.depth):
         names |= _original_block(f"blocks.{i}", config, "scale_shift_table")
-    return Layout(names, ("pos_embed", "pos_embed_temporal", "y_embedder.y_embedding"))
+    return Layout(names, ("pos_embed", "pos_embed_temporal", "y_embedder.y_embedding", "rope.freqs"))
+
+
+def stdit3_original(config: TransformerConfig) -> Layout:
+    """Open-Sora's STDiT3: its blocks over space and over time, which take turns, stand in two lists."""
+    original = pixart_original(config)
+    names: Names = {}
+    for theirs, ours in original.names.items():
+        head, _, rest = theirs.partition(".")
+        if head == "blocks":
+            number, _, inside = rest.partition(".")
+            which = "temporal" if int(number) % 2 else "spatial"
+            theirs = f"{which}_blocks.{int(number) // 2}.{inside}"
+        names[theirs] = ours
+    return Layout(names, original.computed)
 
 
 def dit_original(config: TransformerConfig) -> Layout:
@@ -266,12 +291,19 @@ def dit_original(config: TransformerConfig) -> Layout:
 
 
 def _unet(config: VideoUNetConfig, column: int) -> Layout:
-    """A blend's weight is a parameter of its own, and a vector of one number in files."""
+    """A blend's weight is a parameter of its own, and a vector of one number in files.
+
+    Stable Diffusion 1, whose attentions all have one number of heads, enters and leaves them by convolutions.
+    """
     names: Names = {}
+    convolutions = []
     for row in unet_modules(config):
         blend = row[0].endswith("temporal_blend")
         names[f"{row[column]}.mix_factor" if blend else row[column]] = f"{row[0]}.mix" if blend else row[0]
-    return Layout(names, vectors=tuple(name for name in names if name.endswith(".mix_factor")))
+        if config.num_heads and row[0].endswith((".project_in", ".project_out")):
+            convolutions.append(row[column])
+    vectors = tuple(name for name in names if name.endswith(".mix_factor"))
+    return Layout(names, vectors=vectors, convolutions=tuple(convolutions))
 
 
 def unet_diffusers(config: VideoUNetConfig) -> Layout:

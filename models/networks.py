@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
-from models.conditioning import NUMBERS, Conditioning
-from models.transformers import DiffusionTransformer, TransformerConfig
-from models.video_unet import VideoUNet, VideoUNetConfig
+from models.conditioning import NUMBERS
+from models.counting import count, network_of
+from models.transformers import TransformerConfig
+from models.video_unet import VideoUNetConfig
 from warehouse.errors import WeightsError
 
 
@@ -54,6 +54,40 @@ _PIXART = _sized("xl", 2, **_TEXT, position_scale=0.5, position_base=16)
 _STDIT = _sized("xl", 2, **_TEXT, temporal="sequential", position_scale=0.5)
 _LATTE_T2V = replace(_PIXART, depth=56, attention=("space", "time"), cross=(True, False), position_scale=1.0)
 
+_STDIT2 = replace(
+    _STDIT,
+    temporal="own",
+    qk_norm=True,
+    rotary="time",
+    rotary_first=True,
+    sizes=True,
+    fps=True,
+    num_frames=True,
+    position_scale=1.0,
+    position_side=64.0,
+)
+_STDIT3 = replace(
+    _STDIT2,
+    depth=56,
+    attention=("space", "time"),
+    temporal="none",
+    rotary_first=False,
+    sizes=False,
+    num_frames=False,
+    silent_time=True,
+)
+_OPEN_SORA_PLAN = TransformerConfig(
+    width=2304,
+    depth=32,
+    num_heads=24,
+    attention=("full", "full", *("skip", "skip_groups") * 14, "full", "full"),
+    modulation="single",
+    in_channels=8,
+    cross=(True,),
+    text_dim=4096,
+    rotary="volume",
+)
+
 _LATTE = {"loads": ("dit_original",), "latent": (16, 32, 32)}
 _STDIT_FILES = {"loads": ("pixart_original",), "latent": (16, 32, 32)}
 _PIXART_FILES = ("pixart_original", "pixart_diffusers")
@@ -77,6 +111,7 @@ _SD21 = VideoUNetConfig(
 )
 _SVD_T2V = replace(_SD21, temporal=True, num_numbers=len(NUMBERS))
 _SVD_I2V = replace(_SVD_T2V, num_numbers=len(NUMBERS) + 1, condition_channels=4)
+_SD15_INPAINTING = replace(_SD21, text_dim=768, num_heads=8, condition_channels=5)
 
 NETWORKS: dict[str, Named] = {
     "sd21": Named(_SD21, "Stable Diffusion 2.1, arXiv 2112.10752", _UNET_FILES, (1, 64, 64)),
@@ -85,6 +120,27 @@ NETWORKS: dict[str, Named] = {
     ),
     "svd-t2v": Named(_SVD_T2V, f"{_SVD}, told frame rate and motion", _UNET_FILES, (14, 40, 72)),
     "svd-i2v": Named(_SVD_I2V, f"{_SVD}, released: continues an image", _UNET_FILES, (14, 72, 128)),
+    "svd-interpolation": Named(
+        replace(_SVD_I2V, missing_size=(72, 128)),
+        f"{_SVD}, appendix D.5: three frames between two",
+        (),
+        (5, 72, 128),
+    ),
+    "svd-multi-view": Named(
+        replace(_SVD_I2V, num_numbers=len(NUMBERS) + 2),
+        f"{_SVD}, appendix D.6: orbits, told the elevation",
+        _UNET_FILES,
+        (21, 72, 72),
+    ),
+    "sd15-inpainting": Named(
+        _SD15_INPAINTING, "Stable Diffusion 1.5, inpainting, arXiv 2112.10752", _UNET_FILES, (1, 64, 64)
+    ),
+    "pseudo3d": Named(
+        replace(_SD15_INPAINTING, temporal=True, pseudo3d=True, temporal_init="zero"),
+        "Make a Stable Diffusion Video on home computers",
+        (),
+        (25, 64, 64),
+    ),
     **_per_size(
         "dit",
         "DiT, arXiv 2212.09748, table 1",
@@ -104,6 +160,12 @@ NETWORKS: dict[str, Named] = {
         _sized("xl", 2, attention=("space",) * 14 + ("time",) * 14, modulation="block"),
         "Latte, variant 2",
         **_LATTE,
+    ),
+    "latte-xl-2-both": Named(
+        replace(_sized("xl", 2, attention=("space",), modulation="block", temporal="normed"), depth=23),
+        "Latte, variant 3",
+        (),
+        (16, 32, 32),
     ),
     "latte-xl-2-split": Named(
         _sized("xl", 2, attention=("split",), modulation="block"), "Latte, variant 4", **_LATTE
@@ -126,6 +188,17 @@ NETWORKS: dict[str, Named] = {
     "stdit-xl-2-parallel": Named(
         replace(_STDIT, temporal="parallel"), f"{_OPEN_SORA}, parallel variant", **_STDIT_FILES
     ),
+    "stdit2-xl-2": Named(_STDIT2, "Open-Sora 1.1, STDiT2", ("pixart_original",), (16, 64, 64)),
+    "stdit3-xl-2": Named(_STDIT3, "Open-Sora 1.2, STDiT3", ("stdit3_original",), (15, 90, 160)),
+    "stdit3-3b-2": Named(
+        replace(_STDIT3, width=1872, num_heads=26),
+        "Open-Sora 1.2, STDiT3-3B",
+        ("stdit3_original",),
+        (15, 90, 160),
+    ),
+    "open-sora-plan-1.3": Named(
+        _OPEN_SORA_PLAN, "Open-Sora-Plan 1.3, skiparse", ("pixart_diffusers",), (24, 60, 80)
+    ),
 }
 
 
@@ -136,37 +209,27 @@ class Described:
     parameters: int
     flops_per_sample: int
     """Of one forward pass over one clip of the size that it was trained on; a multiplication and an addition are two."""
+    activation_bytes: int
+    """What that pass keeps for the backward one in float32, without gradient checkpointing."""
     follows: str
     loads: tuple[str, ...]
 
 
 def describe(name: str) -> Described:
-    """Counts a network without making its weights."""
-    named = NETWORKS[name]
-    network = build(name, device="meta")
-    config, (frames, height, width) = named.config, named.latent
-    unet = isinstance(config, VideoUNetConfig)
-    channels = config.latent_channels if unet else config.in_channels
-    with torch.device("meta"), torch.no_grad():
-        told = Conditioning(
-            torch.empty(1, 120, config.text_dim or 1),
-            torch.empty(1, 120, dtype=torch.bool),
-            torch.empty(1, config.num_numbers if unet else len(NUMBERS)),
-            torch.empty(1),
-            torch.empty(1, 3),
-            torch.empty(1, config.condition_channels, frames, height, width) if unet else None,
-        )
-        x_BCTHW = torch.empty(1, channels, frames, height, width)
-        with FlopCounterMode(display=False) as counter:
-            network(x_BCTHW, torch.empty(1), told)
-    parameters = sum(parameter.numel() for parameter in network.parameters())
-    return Described(parameters, counter.get_total_flops(), named.follows, named.loads)
+    """Counts a network without making its weights. Raises WeightsError for a name that is not known."""
+    named = _named(name)
+    counted = count(named.config, named.latent)
+    return Described(counted.parameters, counted.flops, counted.activation_bytes, named.follows, named.loads)
 
 
 def build(name: str, device: str = "cpu") -> nn.Module:
     """A network with fresh weights; on the device "meta" with none. Raises WeightsError for a name that is not known."""
+    config = _named(name).config
+    with torch.device(device):
+        return network_of(config)
+
+
+def _named(name: str) -> Named:
     if name not in NETWORKS:
         raise WeightsError(f"there is no network {name!r}; there are {', '.join(NETWORKS)}")
-    config = NETWORKS[name].config
-    with torch.device(device):
-        return VideoUNet(config) if isinstance(config, VideoUNetConfig) else DiffusionTransformer(config)
+    return NETWORKS[name]

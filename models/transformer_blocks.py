@@ -127,7 +127,14 @@ class SplitAttention(Attention):
 
 def _attention(config: TransformerConfig, kind: type[Attention] = Attention) -> Attention:
     pairing: Pairing = "halves" if config.rotary == "volume" else "pairs"
-    return kind(config.width, config.head_dim, bias=True, qk_norm=config.qk_norm, pairing=pairing)
+    return kind(
+        config.width,
+        config.head_dim,
+        bias=True,
+        qk_norm=config.qk_norm,
+        pairing=pairing,
+        rotary_first=config.rotary_first,
+    )
 
 
 class Block(Recomputed):

@@ -22,9 +22,10 @@ class TransformerConfig:
     `text_dim`: channels of a text token; `num_classes`: of labels; None where there are none. `sizes`: whether the
     network is told height, width and aspect ratio; `fps`, `num_frames`: whether it is told these.
     `qk_norm`: whether queries and keys are normalised. `rotary`: what rotates them, in self-attention: nothing, the
-    frame in attention over time, or frame, row and column; what rotates is not added to the tokens.
-    `position_scale`, `position_base`: see `grid_positions`; `position_side` replaces both: a picture of as many latents
-    as a square of this side has positions one apart, and all pictures of one area span the same positions (STDiT2).
+    frame in attention over time, or frame, row and column; what rotates is not added to the tokens. `rotary_first`:
+    whether it rotates them before they are normalised.
+    `position_scale`, `position_base`: see `grid_positions`; `position_side` replaces both: pictures of every size span the
+    positions of a square of this many latents a side, but for a rounding that STDiT2 has.
     `frame_scale`: frames that make one step of time. `silent_time`: whether blocks over time begin as the identity.
     `max_frames`: the most frames that it takes; None for any number.
     """
@@ -47,6 +48,7 @@ class TransformerConfig:
     num_frames: bool = False
     qk_norm: bool = False
     rotary: Literal["none", "time", "volume"] = "none"
+    rotary_first: bool = False
     skip_step: int = 4
     position_scale: float = 1.0
     position_base: int | None = None

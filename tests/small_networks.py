@@ -35,7 +35,7 @@ def _small(name: str, **more: object) -> Small:
         return Small(replace(config, **_UNET, **heads, **more))
     text = {"text_dim": 20} if config.text_dim else {}
     classes = {"num_classes": 7} if config.num_classes else {}
-    return Small(replace(config, **_TRANSFORMER, **text, **classes, **more))
+    return Small(replace(config, **{**_TRANSFORMER, **text, **classes, **more}))
 
 
 SMALL_NETWORKS: dict[str, Small] = {
@@ -49,6 +49,16 @@ SMALL_NETWORKS: dict[str, Small] = {
     "pixart": _small("pixart-xl-2-1024"),
     "stdit": _small("stdit-xl-2"),
     "stdit parallel": _small("stdit-xl-2-parallel"),
+    "latte both": _small("latte-xl-2-both"),
+    "stdit2": _small("stdit2-xl-2"),
+    "stdit3": _small("stdit3-xl-2"),
+    "open-sora-plan": _small(
+        "open-sora-plan-1.3", attention=("full", "skip", "skip_groups"), depth=3, skip_step=2
+    ),
+    "svd interpolation": _small("svd-interpolation", missing_size=(8, 8)),
+    "svd multi-view": _small("svd-multi-view"),
+    "inpainting": _small("sd15-inpainting"),
+    "pseudo3d": _small("pseudo3d"),
 }
 
 
