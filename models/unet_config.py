@@ -26,7 +26,7 @@ def to_diffusers(config: VideoUNetConfig) -> tuple[str, dict[str, Any]]:
     down = [f"{'CrossAttn' if attends else ''}DownBlock{suffix}" for attends in config.attention]
     up = [f"{'CrossAttn' if attends else ''}UpBlock{suffix}" for attends in reversed(config.attention)]
     widths = [config.width * multiplier for multiplier in config.multipliers]
-    heads = [width // config.head_dim for width in widths]
+    heads = [config.num_heads or width // config.head_dim for width in widths]
     settings: dict[str, Any] = {
         "in_channels": config.latent_channels + config.condition_channels,
         "out_channels": config.latent_channels,
@@ -43,7 +43,7 @@ def to_diffusers(config: VideoUNetConfig) -> tuple[str, dict[str, Any]]:
             "num_attention_heads": heads,
         }
     # In this class the number of heads goes by the name of their size.
-    return kind, settings | {"attention_head_dim": heads, "use_linear_projection": True}
+    return kind, settings | {"attention_head_dim": heads, "use_linear_projection": not config.num_heads}
 
 
 def from_diffusers(settings: Mapping[str, Any]) -> VideoUNetConfig:
@@ -56,8 +56,12 @@ def from_diffusers(settings: Mapping[str, Any]) -> VideoUNetConfig:
         raise WeightsError(f"config.json is of a {kind}: expected {IMAGES} or {VIDEO}")
     temporal = kind == VIDEO
     widths = settings["block_out_channels"]
-    heads = settings["num_attention_heads" if temporal else "attention_head_dim"]
+    heads_name = "num_attention_heads" if temporal else "attention_head_dim"
+    heads = settings[heads_name]
     heads = [heads] * len(widths) if isinstance(heads, int) else heads
+    settings = {"use_linear_projection": False, **settings, heads_name: heads}
+    # Stable Diffusion 1 has one number of heads, and convolutions around its attention.
+    num_heads = 0 if temporal or settings["use_linear_projection"] else heads[0]
     number_dim = settings["addition_time_embed_dim"] if temporal else 256
     config = replace(
         NETWORKS["svd-t2v" if temporal else "sd21"].config,
@@ -67,7 +71,7 @@ def from_diffusers(settings: Mapping[str, Any]) -> VideoUNetConfig:
         multipliers=tuple(width // widths[0] for width in widths),
         blocks=settings["layers_per_block"],
         attention=tuple(name.startswith("CrossAttn") for name in settings["down_block_types"]),
-        head_dim=widths[0] // heads[0],
+        **({"num_heads": num_heads} if num_heads else {"head_dim": widths[0] // heads[0]}),
         text_dim=settings["cross_attention_dim"],
         num_numbers=settings["projection_class_embeddings_input_dim"] // number_dim if temporal else 0,
         number_dim=number_dim,
@@ -88,8 +92,11 @@ def _unlike(config: VideoUNetConfig) -> list[str]:
         "text_mask": config.text_mask,
         "no numbers": config.temporal and not config.num_numbers,
         "numbers": not config.temporal and config.num_numbers > 0,
-        f"head_dim {config.head_dim}, which does not divide the widths": bool(config.width % config.head_dim),
+        f"head_dim {config.head_dim}, which does not divide the widths": not config.num_heads
+        and config.width % config.head_dim > 0,
         f"norm_eps {config.norm_eps}": config.norm_eps != 1e-5,
+        "pseudo3d": config.temporal and config.pseudo3d,
+        "missing_size": bool(config.missing_size),
     }
     return [what for what, holds in checks.items() if holds]
 

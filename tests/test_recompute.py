@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 from torch import nn
@@ -68,6 +66,23 @@ def test_settings_that_are_not_known_are_refused():
 def test_without_gradients_nothing_is_computed_again():
     network = randomised(SMALL_NETWORKS["stdit"].build())
     use_recompute(network, "block")
-    x_BCTHW, time_B, told = inputs_of("stdit")
-    with torch.no_grad():
-        assert not network(x_BCTHW, time_B, replace(told)).requires_grad
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        assert not network(*inputs_of("stdit")).requires_grad
+    use_recompute(network, "none")
+    with torch.no_grad(), FlopCounterMode(display=False) as plain:
+        network(*inputs_of("stdit"))
+    assert counter.get_total_flops() == plain.get_total_flops()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["svd", "stdit3"])
+@pytest.mark.parametrize("mode", ["none", "selective", "block"])
+def test_networks_compile_as_one_graph(name, mode):
+    torch.compiler.reset()
+    network = randomised(SMALL_NETWORKS[name].build())
+    use_recompute(network, mode)
+    expected = network(*inputs_of(name))
+    compiled = torch.compile(network, backend="aot_eager", fullgraph=True)(*inputs_of(name))
+    torch.testing.assert_close(compiled, expected, atol=1e-5, rtol=1e-5)
+    compiled.square().mean().backward()
+    assert network.conv_in.weight.grad.any() if name == "svd" else network.patches.weight.grad.any()

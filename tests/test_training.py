@@ -79,6 +79,17 @@ def test_images_hand_over_to_video_without_a_change(tmp_path):
     assert origin["init_from"] == json.loads((tmp_path / "images/done.json").read_text())["weights_sha256"]
 
 
+def test_what_is_computed_again_leaves_the_same_weights(tmp_path):
+    kept = tiny_stage.job(tmp_path, num_samples=24)
+    again = tiny_stage.job(tmp_path, num_samples=24, recompute="block", recompute_keep_first=1)
+    train(kept, tmp_path / "kept")
+    train(again, tmp_path / "again")
+    first, second = (load_weights(tmp_path / name).tensors for name in ("kept", "again"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    with pytest.raises(SettingsError, match="'cudnn', which needs CUDA"):
+        train(tiny_stage.job(tmp_path, attention="cudnn"), tmp_path / "cudnn")
+
+
 def test_weights_of_another_shape_are_refused(tmp_path):
     train(tiny_stage.job(tmp_path, num_samples=8), tmp_path / "video")
     wide = replace(tiny_stage.NETWORK, width=16)

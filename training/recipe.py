@@ -14,7 +14,9 @@ from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
+from models.attention import Kernel
 from models.frame_masks import GivenRatios
+from models.recompute import Recompute
 from models.video_unet import VideoUNetConfig
 from warehouse.errors import SettingsError
 
@@ -54,6 +56,13 @@ class Recipe:
     ema_decay: float = 0.9999
     """Highest decay of the moving average of the weights; it warms up as (1 + n) / (10 + n)."""
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    attention: Kernel = "auto"
+    """Kernel that computes attention; "auto" leaves it to torch, and another one that cannot run is an error."""
+    recompute: Recompute = "none"
+    """What blocks compute again in the backward pass instead of keeping it: nothing, all but matrix products,
+    convolutions and attention, or whole blocks. The weights come out the same."""
+    recompute_keep_first: int = 0
+    """Blocks, from the input on, that compute nothing again."""
     seed: int = 0
     """Of the initial weights, the order of the data and all noise."""
     shuffle_window: int = 8

@@ -13,6 +13,8 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy
 
+from models.attention import use_attention
+from models.recompute import use_recompute
 from models.video_unet import VideoUNet
 from training.callbacks import Checkpoints, Emit, Evaluation, Progress, Recorder
 from training.checkpoints import (
@@ -72,6 +74,8 @@ def build(job: Job, dataset: PackedDataset) -> LatentDiffusion:
     """
     torch.manual_seed(job.recipe.seed)
     network = VideoUNet(job.recipe.network)
+    use_attention(network, job.recipe.attention)
+    use_recompute(network, job.recipe.recompute, job.recipe.recompute_keep_first)
     _check_fit(job.recipe, dataset)
     if job.init_from is None:
         edges = dataset_motion_edges(dataset)
