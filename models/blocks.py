@@ -6,8 +6,7 @@ image network which gets temporal blocks begins as the same network; started as 
 random, as in the published code.
 
 Axes: B clips, C channels, T frames, H W height and width, S = H W positions, L text tokens, D text channels,
-E channels of the embedding of noise level and numbers, N any sequence. Images are (B T) C H W in
-channels-last memory, so that tokens and convolution inputs are views of one buffer.
+E channels of the embedding of noise level and numbers, N any sequence. Images are (B T) C H W.
 """
 
 from __future__ import annotations

@@ -190,8 +190,7 @@ class VideoUNet(nn.Module):
             num_frames,
             conditioning.image_only_BT,
         )
-        joined = self._joined(x_BCTHW, conditioning)
-        x = rearrange(joined, "b c t h w -> (b t) c h w").contiguous(memory_format=torch.channels_last)
+        x = rearrange(self._joined(x_BCTHW, conditioning), "b c t h w -> (b t) c h w")
         x = self.conv_in(x, num_frames)
         skips = [x]
         for layer in self.down:
