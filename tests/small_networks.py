@@ -63,12 +63,13 @@ SMALL_NETWORKS: dict[str, Small] = {
 
 
 def randomised(network: nn.Module, seed: int = 0) -> nn.Module:
-    """Every parameter at random, so that no zero hides a mistake."""
+    """Every parameter at random, so that no zero hides a mistake; weights of norms stay near 1."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in network.parameters():
-            spread = 0.2 if parameter.ndim < 2 else 0.7 * parameter[0].numel() ** -0.5
-            parameter += spread * torch.randn(parameter.shape, generator=generator)
+            spread = 0.2 if parameter.ndim < 2 else 0.9 * parameter[0].numel() ** -0.5
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter.copy_((parameter == 1) + spread * noise)
     return network.eval()
 
 

@@ -56,13 +56,13 @@ def test_a_kernel_of_gpus_is_refused_before_any_compute():
 
 
 def test_normalised_queries_and_keys_forget_their_length():
-    attention = Attention(16, 8, qk_norm=True)
-    x = torch.randn(2, 5, 16)
+    torch.manual_seed(0)
+    attention, x = Attention(16, 8, qk_norm=True), torch.randn(2, 5, 16)
     before = attention(x)
     with torch.no_grad():
         attention.to_q.weight *= 7
         attention.to_k.weight *= 0.3
-    torch.testing.assert_close(attention(x), before, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(attention(x), before, atol=1e-4, rtol=1e-4)
     with torch.no_grad():
         attention.norm_q.weight *= 3
     assert (attention(x) - before).abs().max() > 1e-3

@@ -110,7 +110,7 @@ def test_started_as_published_its_attention_over_frames_is_random():
 @torch.no_grad()
 def test_a_convolution_over_frames_is_that_of_torch():
     conv = randomised(FrameConv(True, 4, 6, 3))
-    x = torch.randn(6, 4, 5, 5)
+    x = torch.randn(6, 4, 5, 5, generator=torch.Generator().manual_seed(1))
     frames = nn.functional.conv2d(x, conv.weight, conv.bias, padding=1).unflatten(0, (2, 3)).transpose(1, 2)
     expected = nn.functional.conv3d(frames, conv.temporal.weight, conv.temporal.bias, padding=(1, 0, 0))
     torch.testing.assert_close(conv(x, 3), expected.transpose(1, 2).flatten(0, 1), atol=1e-5, rtol=1e-5)
