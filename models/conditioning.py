@@ -27,8 +27,9 @@ class Conditioning:
     pixels, and height over width. `frames_BCTHW`: latents that join the input channels
     (`VideoUNetConfig.condition_channels`); for Stable Diffusion's inpainting first the mask (1 = to be painted),
     then the masked latents. `image_only_BT`: bool, true where a frame is an image of its own that temporal layers
-    must leave alone. `given_BT`: bool, true where a frame is given and not to be generated: transformers take it
-    from the input, clean, the interpolating UNet from `frames_BCTHW`. What a network does not ask for is None.
+    must leave alone. `given_BT`: bool, true where a frame of the input is given and clean
+    (`models.edm.Preconditioning`). `shown_BT`: bool, true where `frames_BCTHW` holds a frame for a network that fills in
+    the others (`VideoUNetConfig.missing_size`). What a network does not ask for is None.
     """
 
     text_BLD: Tensor
@@ -39,6 +40,7 @@ class Conditioning:
     frames_BCTHW: Tensor | None = None
     image_only_BT: Tensor | None = None
     given_BT: Tensor | None = None
+    shown_BT: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Conditioning:
         return Conditioning(*(value if value is None else value.to(device) for value in vars(self).values()))

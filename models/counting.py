@@ -116,7 +116,7 @@ def sample_inputs(
         torch.zeros(1),
         torch.zeros(1, 3),
         torch.zeros(1, condition, frames, height, width) if condition else None,
-        given_BT=torch.ones(1, frames, dtype=torch.bool) if unet and config.missing_size else None,
+        shown_BT=torch.ones(1, frames, dtype=torch.bool) if unet and config.missing_size else None,
     )
     channels = config.latent_channels if unet else config.in_channels
     return torch.zeros(1, channels, frames, height, width), torch.zeros(1), told

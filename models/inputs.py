@@ -44,7 +44,8 @@ def _common(x_BCTHW: Tensor, time_B: Tensor, told: Conditioning, channels: int, 
         f"multiples of {multiple}",
         "crop or resize the latents",
     )
-    _shaped(time_B, "noise level", (num_clips,))
+    per_frame = time_B.ndim == 2
+    _shaped(time_B, "noise level", (num_clips, num_frames) if per_frame else (num_clips,))
     for name in ("given_BT", "image_only_BT"):
         if getattr(told, name) is not None:
             _shaped(getattr(told, name), name, (num_clips, num_frames))
@@ -101,12 +102,9 @@ def check_unet(config: VideoUNetConfig, x_BCTHW: Tensor, time_B: Tensor, conditi
         frames = (num_clips, config.condition_channels, num_frames, height, width)
         _shaped(conditioning.frames_BCTHW, "frames that join the input", frames)
     if config.missing_size:
-        _shaped(conditioning.given_BT, "given_BT", (num_clips, num_frames))
+        _shaped(conditioning.shown_BT, "shown_BT", (num_clips, num_frames))
         learned = "what stands for missing frames is learned at one size; set missing_size"
         _expect((height, width) == config.missing_size, "size", (height, width), config.missing_size, learned)
-    elif conditioning.given_BT is not None:
-        clean = "a UNet hears of given frames through frames_BCTHW, with missing_size set"
-        _expect(False, "given_BT", "given", "None", clean)
     if config.pseudo3d and conditioning.image_only_BT is not None:
         apart = "convolutions over frames mix them; give images as clips of one frame"
         _expect(False, "image_only_BT", "given", "None", apart)

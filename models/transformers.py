@@ -50,13 +50,10 @@ class Embedding(nn.Module):
     def features(self, value: Tensor) -> Tensor:
         return sinusoid(value, NOISE_DIM).to(self.noise[0].weight.dtype)  # sinusoids are float32
 
-    def level(self, time_B: Tensor, given_BT: Tensor | None) -> Tensor:
-        """The noise level, (B 1 C), or (B T C) with 0 for frames that are given."""
-        level_B1C = self.noise(self.features(time_B))[:, None]
-        if given_BT is None:
-            return level_B1C
-        clean_C = self.noise(self.features(torch.zeros_like(time_B[:1])))
-        return torch.where(given_BT[..., None], clean_C, level_B1C)
+    def level(self, time: Tensor) -> Tensor:
+        """The noise level of clips (B 1 C), or of frames (B T C)."""
+        level = self.noise(self.features(time))
+        return level[:, None] if time.ndim == 1 else level
 
     def picture(self, conditioning: Conditioning) -> Tensor | float:
         """What is told of the picture, (B 1 C)."""
@@ -96,7 +93,8 @@ class DiffusionTransformer(nn.Module):
         self.output = Output(config)
 
     def forward(self, x_BCTHW: Tensor, time_B: Tensor, conditioning: Conditioning) -> Tensor:
-        """Height and width are multiples of the patch; `time_B` is the noise level as the weights were trained with.
+        """Height and width are multiples of the patch; `time_B` is the noise level as the weights were trained with,
+        or (B T) where frames that are given have one of their own.
 
         Raises:
             InputError: shapes or conditioning are not what the network takes.
@@ -142,7 +140,7 @@ class DiffusionTransformer(nn.Module):
     ) -> tuple[Heard, Tensor]:
         """What the blocks hear, and what the output does."""
         config, num_frames, given_BT = self.config, x_BTSC.shape[1], conditioning.given_BT
-        level = self.embedding.level(time_B, given_BT)
+        level = self.embedding.level(time_B)
         picture = self.embedding.picture(conditioning)
         motion = self.embedding.motion(conditioning, num_frames)
         own = self.shared_temporal is not None

@@ -51,7 +51,7 @@ class VideoUNetConfig:
     `zero`, they change nothing at first; `svd`, the published initialisation. `pseudo3d`: whether temporal
     layers are convolutions and attentions inside of the spatial ones. `num_heads`: heads of every
     attention; 0 where `head_dim` says it. `missing_size`: height and width of latents for a network that
-    fills in frames: those that `Conditioning.given_BT` does not name are replaced by a learned one of this
+    fills in frames: those that `Conditioning.shown_BT` does not name are replaced by a learned one of this
     size, and a channel tells which (SVD, appendix D.5); empty for other networks.
     """
 
@@ -205,14 +205,14 @@ class VideoUNet(nn.Module):
         return rearrange(x, "(b t) c h w -> b c t h w", t=num_frames)
 
     def _joined(self, x_BCTHW: Tensor, conditioning: Conditioning) -> Tensor:
-        """The input with the frames that join it, and with the channel that tells which of them are given."""
+        """The input with the frames that join it, and with the channel that tells which of them are shown."""
         if not self.config.condition_channels:
             return x_BCTHW
         if self.missing_frame is None:
             return torch.cat([x_BCTHW, conditioning.frames_BCTHW], dim=1)
-        given = conditioning.given_BT[:, None, :, None, None]
-        frames = torch.where(given, conditioning.frames_BCTHW, self.missing_frame[:, None])
-        return torch.cat([x_BCTHW, frames, given.expand_as(x_BCTHW[:, :1]).to(x_BCTHW)], dim=1)
+        shown = conditioning.shown_BT[:, None, :, None, None]
+        frames = torch.where(shown, conditioning.frames_BCTHW, self.missing_frame[:, None])
+        return torch.cat([x_BCTHW, frames, shown.expand_as(x_BCTHW[:, :1]).to(x_BCTHW)], dim=1)
 
     def temporal_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Parameters (by name) that an image network does not have."""

@@ -92,7 +92,7 @@ def inputs_of(name: str, num_clips: int = 2, side: int = 8) -> tuple[Tensor, Ten
         order * 2.0,
         torch.stack([64.0 + 8 * order, 64.0 - 8 * order, 1 + 0.2 * order], dim=1),
         draw(num_clips, config.condition_channels, *size) if unet and config.condition_channels else None,
-        given_BT=torch.arange(small.frames).expand(num_clips, -1) % 2 == 0
+        shown_BT=torch.arange(small.frames).expand(num_clips, -1) % 2 == 0
         if unet and config.missing_size
         else None,
     )

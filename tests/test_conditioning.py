@@ -23,7 +23,8 @@ def conditioning(num_clips=4):
     label_B, size_B3 = torch.arange(num_clips).float(), torch.ones(num_clips, 3)
     frames_BCTHW = torch.arange(1, num_clips + 1.0)[:, None, None, None, None].expand(-1, 4, 2, 3, 3)
     image_only_BT = torch.zeros(num_clips, 2).bool()
-    fields = (text_BLD, mask_BL, numbers_BN, label_B, size_B3, frames_BCTHW, image_only_BT, ~image_only_BT)
+    marks = (image_only_BT, ~image_only_BT, ~image_only_BT)
+    fields = (text_BLD, mask_BL, numbers_BN, label_B, size_B3, frames_BCTHW, *marks)
     return Conditioning(*fields)
 
 

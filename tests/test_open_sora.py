@@ -163,7 +163,9 @@ def test_stdit_is_its_formulas(version, given, columns):
     told = replace(told, text_BLD=told.text_BLD.double())
     if given:
         told = replace(told, given_BT=torch.tensor([[True, False, False], [False, True, True]]))
-    found = network(x_BCTHW, time_B * 20, told)
+    time_BT = (time_B * 20)[:, None].expand(-1, 3)
+    time_BT = time_BT if told.given_BT is None else time_BT.masked_fill(told.given_BT, 0)
+    found = network(x_BCTHW, time_BT if given else time_B * 20, told)
     for clip in range(2):
         expected = stdit(reference, version, x_BCTHW[clip], time_B[clip] * 20, told, clip)
         assert expected.std() > 0.1

@@ -120,7 +120,7 @@ def test_a_convolution_over_frames_is_that_of_torch():
 def test_missing_frames_are_learned_and_given_ones_are_told():
     network = randomised(SMALL_NETWORKS["svd interpolation"].build())
     x_BCTHW, time_B, told = inputs_of("svd interpolation")
-    assert told.given_BT.tolist() == [[True, False, True]] * 2
+    assert told.shown_BT.tolist() == [[True, False, True]] * 2
     base = network(x_BCTHW, time_B, told)
     hidden, given = told.frames_BCTHW.clone(), told.frames_BCTHW.clone()
     hidden[:, :, 1] += 1
@@ -130,8 +130,8 @@ def test_missing_frames_are_learned_and_given_ones_are_told():
     network.missing_frame += 1
     assert (network(x_BCTHW, time_B, told) - base).abs().max() > 1e-3
     learned = replace(told, frames_BCTHW=network.missing_frame[None, :, None].expand(2, -1, 3, -1, -1))
-    everything = network(x_BCTHW, time_B, replace(learned, given_BT=torch.ones(2, 3) > 0))
-    nothing = network(x_BCTHW, time_B, replace(learned, given_BT=torch.zeros(2, 3) > 0))
+    everything = network(x_BCTHW, time_B, replace(learned, shown_BT=torch.ones(2, 3) > 0))
+    nothing = network(x_BCTHW, time_B, replace(learned, shown_BT=torch.zeros(2, 3) > 0))
     assert (everything - nothing).abs().max() > 1e-3, "the mask channel alone tells them apart"
 
 
@@ -146,7 +146,7 @@ def test_variants_start_as_the_network_without_their_new_inputs(name, numbers):
     earlier, video = randomised(VideoUNet(before)), SMALL_NETWORKS[name].build().eval()
     start_from(video, Weights(before, earlier.state_dict(), torch.zeros(255), {}))
     x_BCTHW, time_B, told = inputs_of(name)
-    plain = replace(told, numbers_BN=told.numbers_BN[:, :numbers], given_BT=None)
+    plain = replace(told, numbers_BN=told.numbers_BN[:, :numbers], shown_BT=None)
     expected = earlier(x_BCTHW, time_B, plain)
     assert (video(x_BCTHW, time_B, told) - expected).abs().max() < 2e-6
 
@@ -167,6 +167,6 @@ def test_what_stands_for_missing_frames_is_read_from_the_first_step_on():
     earlier, video = randomised(VideoUNet(before)), VideoUNet(config)
     start_from(video, Weights(before, earlier.state_dict(), torch.zeros(255), {}))
     x_BCTHW, time_B, told = inputs_of("svd interpolation")
-    told = replace(told, given_BT=torch.zeros(2, 3, dtype=torch.bool))
+    told = replace(told, shown_BT=torch.zeros(2, 3, dtype=torch.bool))
     video(x_BCTHW, time_B, told).square().mean().backward()
     assert video.conv_in.weight.grad[:, 4:8].any()
