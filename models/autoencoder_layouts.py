@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from models.layouts import Layout, read_weights
 from warehouse.errors import WeightsError
 
+ORIGINAL_KINDS = ("AutoencoderKL", "AutoencoderKLTemporalDecoder")
+"""Classes that the authors' files hold."""
 _TEMPORAL = {"in_layers.0": "norm1", "in_layers.2": "conv1", "out_layers.0": "norm2", "out_layers.3": "conv2"}
 _ATTENTION = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0"}
 _PREFIX = "first_stage_model."
@@ -25,8 +27,12 @@ def autoencoder_original(network: nn.Module) -> Layout:
     """The authors' layout of an AutoencoderKL or AutoencoderKLTemporalDecoder, without the prefix `first_stage_model.`.
 
     Levels of the decoder count from the finest one there, from the coarsest here; the middle's attention is made of
-    1x1 convolutions there, of linear layers here.
+    1x1 convolutions there, of linear layers here. Raises WeightsError for a network of another class.
     """
+    if (kind := type(network).__name__) not in ORIGINAL_KINDS:
+        raise WeightsError(
+            f"the original layout has no names for a {kind}: expected {' or '.join(ORIGINAL_KINDS)}"
+        )
     own = {name.rpartition(".")[0] for name in network.state_dict()} | set(network.state_dict())
     names = {theirs: ours for theirs, ours in _pairs(network) if ours in own}
     linear = tuple(n for n in names if ".mid.attn_1." in n and not n.endswith(".norm"))

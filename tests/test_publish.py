@@ -6,6 +6,7 @@ import pickle
 from dataclasses import replace
 from pathlib import Path
 
+import diffusers
 import numpy as np
 import pytest
 import torch
@@ -15,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from models.autoencoder import load_autoencoder
+from models.autoencoder import Autoencoder, load_autoencoder
 from models.conditioning import Conditioning
 from models.edm import SVD, karras_sigmas
 from models.image_encoder import load_image_encoder
@@ -164,6 +165,31 @@ def test_an_original_file_comes_back_and_holds_the_autoencoder(
     import_weights(tmp_path / "whole.ckpt", tmp_path / "more", "svd-i2v")
     with pytest.raises(WeightsError, match="does not tell its network"):
         import_weights(whole, tmp_path / "none")
+
+
+def test_autoencoders_that_a_layout_has_no_place_for_are_refused(tmp_path: Path) -> None:
+    save_run(tmp_path / "run", VIDEO)
+    wan = diffusers.AutoencoderKLWan(
+        base_dim=8, z_dim=4, num_res_blocks=1, latents_mean=[0.5, 0.0, 0.0, 0.0], latents_std=[2.0] * 4
+    )
+    with pytest.raises(WeightsError, match="shifts its latents"):
+        export_diffusers(tmp_path / "run", tmp_path / "out", Autoencoder(wan))
+    tiny = Autoencoder(diffusers.AutoencoderTiny())
+    encoder = load_image_encoder(save_image_encoder(tmp_path / "clip"))
+    with pytest.raises(WeightsError, match="autoencoder: AutoencoderTiny, expected AutoencoderKL or"):
+        export_diffusers(tmp_path / "run", tmp_path / "out", tiny, encoder)
+    assert not (tmp_path / "out").exists()
+    for other in (Autoencoder(wan), tiny):
+        with pytest.raises(WeightsError, match=f"no names for a {other.kind}: expected AutoencoderKL or"):
+            export_original(tmp_path / "run", tmp_path / "out.safetensors", other)
+
+
+def test_a_file_in_the_place_of_a_folder_is_refused(tmp_path: Path) -> None:
+    save_run(tmp_path / "run", IMAGES)
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(WeightsError, match="out is a file; name a new folder"):
+        export_diffusers(tmp_path / "run", tmp_path / "out")
+    assert (tmp_path / "out").read_text() == "mine"
 
 
 def test_what_does_not_fit_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

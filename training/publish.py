@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from models.autoencoder_layouts import autoencoder_original
+from models.autoencoder_layouts import ORIGINAL_KINDS, autoencoder_original
 from models.conditioning import NUM_MOTION_BUCKETS
 from models.layouts import read_weights, unet_diffusers, unet_original, write_weights
 from models.networks import NETWORKS
@@ -49,7 +49,7 @@ SCHEDULER: dict[str, Any] = {
 def export_original(run: Path, out: Path, autoencoder: Autoencoder | None = None) -> Path:
     """Writes one file in Stability's layout: the averaged weights, and the autoencoder's where one is given.
 
-    Raises WeightsError where the layout has no name for a weight.
+    Raises WeightsError where the layout has no name for a weight or for that kind of autoencoder.
     """
     weights = load_weights(run)
     written = write_weights(weights.network(), unet_original(weights.config))
@@ -76,14 +76,14 @@ def export_diffusers(
     """
     import diffusers
 
-    if out.exists() and any(out.iterdir()):
-        raise WeightsError(f"{out} is not empty; name a new folder")
+    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        raise WeightsError(f"{out} is {'a file' if out.is_file() else 'not empty'}; name a new folder")
     weights = load_weights(run)
     kind, settings = to_diffusers(weights.config)
     unet = getattr(diffusers, kind)(**settings)
     unet.load_state_dict(write_weights(weights.network(), unet_diffusers(weights.config)))
     scheduler = diffusers.EulerDiscreteScheduler(**SCHEDULER)
-    if autoencoder is not None and autoencoder.shift:
+    if autoencoder is not None and torch.as_tensor(autoencoder.shift).any():
         raise WeightsError("the autoencoder shifts its latents, which diffusers' pipelines do not")
     if autoencoder is not None and image_encoder is not None and weights.config.condition_channels:
         _check_fits(weights.config, autoencoder, image_encoder)
@@ -104,7 +104,10 @@ def _check_fits(config: VideoUNetConfig, autoencoder: Autoencoder, image_encoder
         "width of the image's token": (config.text_dim, image_encoder.width),
         "numbers": (config.num_numbers, 3),
     }
-    if wrong := [f"{what}: {has}, expected {wants}" for what, (has, wants) in pairs.items() if has != wants]:
+    wrong = [f"{what}: {has}, expected {wants}" for what, (has, wants) in pairs.items() if has != wants]
+    if autoencoder.kind not in ORIGINAL_KINDS:
+        wrong.append(f"autoencoder: {autoencoder.kind}, expected {' or '.join(ORIGINAL_KINDS)}")
+    if wrong:
         raise WeightsError(f"network and encoders make no StableVideoDiffusionPipeline: {'; '.join(wrong)}")
 
 
