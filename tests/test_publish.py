@@ -192,6 +192,32 @@ def test_a_file_in_the_place_of_a_folder_is_refused(tmp_path: Path) -> None:
     assert (tmp_path / "out").read_text() == "mine"
 
 
+def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_run(tmp_path / "run", IMAGES)
+
+    def stop(self: EulerDiscreteScheduler, folder: Path) -> None:
+        assert list(Path(folder).parent.glob("unet/*.safetensors")) and not (tmp_path / "out").exists()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(EulerDiscreteScheduler, "save_pretrained", stop)
+        export_diffusers(tmp_path / "run", tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    (tmp_path / "out").mkdir()
+    export_diffusers(tmp_path / "run", tmp_path / "out")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"unet", "scheduler"}
+
+
+def test_a_file_that_is_there_is_not_replaced(tmp_path: Path) -> None:
+    save_run(tmp_path / "run", IMAGES)
+    export_original(tmp_path / "run", tmp_path / "out.safetensors")
+    before = (tmp_path / "out.safetensors").read_bytes()
+    for there in (tmp_path / "out.safetensors", tmp_path):
+        with pytest.raises(WeightsError, match="is there already; name a new file"):
+            export_original(tmp_path / "run", there)
+    assert (tmp_path / "out.safetensors").read_bytes() == before
+
+
 def test_what_does_not_fit_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_run(tmp_path / "demo", VideoUNetConfig())
     with pytest.raises(WeightsError, match=r"group norms of 8 groups.*pooled_text, text_mask"):
@@ -206,6 +232,9 @@ def test_what_does_not_fit_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (tmp_path / "evil.ckpt").write_bytes(pickle.dumps({"x": Path("/")}, protocol=2))
     with pytest.raises(WeightsError, match="holds more than tensors"):
         import_weights(tmp_path / "evil.ckpt", tmp_path / "back", "sd21")
+    (tmp_path / "empty.ckpt").write_bytes(b"")
+    with pytest.raises(WeightsError, match="cannot be read as weights"):
+        import_weights(tmp_path / "empty.ckpt", tmp_path / "back", "sd21")
     with pytest.raises(WeightsError, match=r"no config.json"):
         import_weights(tmp_path / "demo", tmp_path / "back")
     assert not (tmp_path / "back").exists()

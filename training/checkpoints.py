@@ -15,6 +15,7 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -46,6 +47,22 @@ def place(path: Path, write: Callable[[Path], None]) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def place_folder(path: Path, write: Callable[[Path], None]) -> None:
+    """The same for a new folder, or an empty one: `write` makes files at any depth of a temporary one beside it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)  # of a process with our id that was killed
+    temporary.mkdir()
+    try:
+        write(temporary)
+        for written in filter(Path.is_file, temporary.rglob("*")):
+            with written.open("rb") as file:
+                os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def place_json(path: Path, content: dict[str, Any]) -> None:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -23,7 +22,7 @@ from models.layouts import read_weights, unet_diffusers, unet_original, write_we
 from models.networks import NETWORKS
 from models.unet_config import from_diffusers, to_diffusers
 from models.video_unet import VideoUNet, VideoUNetConfig
-from training.checkpoints import WEIGHTS, Weights, load_weights, place, save_weights
+from training.checkpoints import WEIGHTS, Weights, load_weights, place, place_folder, save_weights
 from warehouse.errors import WeightsError
 
 if TYPE_CHECKING:
@@ -49,8 +48,10 @@ SCHEDULER: dict[str, Any] = {
 def export_original(run: Path, out: Path, autoencoder: Autoencoder | None = None) -> Path:
     """Writes one file in Stability's layout: the averaged weights, and the autoencoder's where one is given.
 
-    Raises WeightsError where the layout has no name for a weight or for that kind of autoencoder.
+    Raises WeightsError where the layout has no name for a weight or for that kind of autoencoder, or `out` is there.
     """
+    if out.exists():
+        raise WeightsError(f"{out} is there already; name a new file")
     weights = load_weights(run)
     written = write_weights(weights.network(), unet_original(weights.config))
     tensors = {f"{UNET_PREFIX}{name}": value for name, value in written.items()}
@@ -70,6 +71,7 @@ def export_diffusers(
 
     A network that continues an image, with autoencoder and image encoder, makes a StableVideoDiffusionPipeline; of any
     other the parts stand in the folder each by itself (`unet`, `scheduler`, `vae`), since diffusers has no pipeline.
+    The folder appears whole or not at all.
 
     Raises:
         WeightsError: diffusers has no such network, the parts do not fit it, or there is something in `out`.
@@ -88,12 +90,12 @@ def export_diffusers(
     if autoencoder is not None and image_encoder is not None and weights.config.condition_channels:
         _check_fits(weights.config, autoencoder, image_encoder)
         pipeline = _pipeline(unet, scheduler, autoencoder, image_encoder)
-        pipeline.save_pretrained(out)
+        place_folder(out, pipeline.save_pretrained)
         return type(pipeline).__name__
-    unet.save_pretrained(out / "unet")
-    scheduler.save_pretrained(out / "scheduler")
+    parts = {"unet": unet, "scheduler": scheduler}
     if autoencoder is not None:
-        autoencoder.network.save_pretrained(out / "vae")
+        parts["vae"] = autoencoder.network
+    place_folder(out, lambda folder: [part.save_pretrained(folder / name) for name, part in parts.items()])
     return kind
 
 
@@ -178,7 +180,7 @@ def _load(path: Path) -> Mapping[str, Tensor]:
         held = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(f"{path} holds more than tensors, and is not opened: {error}") from error
-    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
+    except Exception as error:  # a damaged pickle raises whatever its instructions run into
         raise WeightsError(f"{path} cannot be read as weights: {error}") from error
     held = held.get("state_dict", held) if isinstance(held, dict) else held
     if not isinstance(held, dict) or not all(isinstance(value, Tensor) for value in held.values()):
