@@ -38,7 +38,7 @@ class Autoencoder:
         self.kind = type(network).__name__
         self.latent_channels: int = config.get("latent_channels") or config.z_dim
         self.time_downsampling: int = config[_VIDEO[self.kind]] if self.kind in _VIDEO else 1
-        self.downsampling = 2 ** (_num_levels(config) - 1)
+        self.downsampling = 2 ** (_num_levels(config) - 1) * (config.get("patch_size") or 1)
         scale, shift = _scaling(config)
         self.scale_factor, self.shift = _numbers(scale), _numbers(shift)
         self.digest = weights_digest(network, kind=self.kind, scale=scale, shift=shift)

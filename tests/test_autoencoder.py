@@ -159,6 +159,22 @@ def test_networks_of_whole_videos_keep_a_quarter_of_the_frames(tmp_path, kind, c
         loaded.moments(x_BTCHW[0])
 
 
+def test_patches_of_pixels_make_latents_smaller_still(tmp_path):
+    """Wan 2.2's takes patches of 2x2 pixels as channels, and its sides are divided by 16."""
+    patches = {"patch_size": 2, "in_channels": 12, "out_channels": 12, "is_residual": True}
+    network = save_small("AutoencoderKLWan", SMALL_WAN | patches, tmp_path)
+    loaded = load_autoencoder(str(tmp_path))
+    x_BTCHW = frames(1, 5, 64)
+    z_BTCHW = loaded.encode(x_BTCHW)
+    assert loaded.downsampling == 16 and z_BTCHW.shape == (1, 2, 2, 4, 4)
+    assert loaded.decode(z_BTCHW).shape == x_BTCHW.shape
+    mode = network.encode(x_BTCHW[0].movedim(1, 0)[None]).latent_dist.mode()[0, :, 0]
+    shift, scale = torch.tensor([0.5, -1.0]), torch.tensor([0.5, 4.0])
+    torch.testing.assert_close(z_BTCHW[0, 0], (mode - shift[:, None, None]) * scale[:, None, None])
+    with pytest.raises(ValueError, match="multiples of 16"):
+        loaded.encode(x_BTCHW[..., :56])
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("kind", ["AutoencoderKL", "AutoencoderKLTemporalDecoder"])
 def test_original_files_are_read_and_written(tmp_path, kind):
