@@ -37,12 +37,18 @@ class WideBlock(nn.Module):
 
 
 def find(folder: str) -> tuple[Path, Path] | None:
-    """Encoder's and decoder's file in a folder; None where it holds no such pair."""
+    """Encoder's and decoder's file in a folder; None where it holds no such pair. Raises WeightsError for several."""
+    pairs = []
     for encoder in sorted(Path(folder).glob("*_encoder.pth")):
         decoder = encoder.with_name(encoder.name.replace("_encoder.pth", "_decoder.pth"))
         if decoder.exists():
-            return encoder, decoder
-    return None
+            pairs.append((encoder, decoder))
+    if len(pairs) > 1:
+        names = ", ".join(encoder.name.removesuffix("_encoder.pth") for encoder, _ in pairs)
+        raise WeightsError(
+            f"{folder} holds {len(pairs)} autoencoders of taesd ({names}): expected one; give each a folder of its own"
+        )
+    return pairs[0] if pairs else None
 
 
 def load(encoder: Path, decoder: Path) -> nn.Module:
@@ -52,6 +58,8 @@ def load(encoder: Path, decoder: Path) -> nn.Module:
     weights = {f"encoder.layers.{name}": value for name, value in _read(encoder).items()}
     for name, value in _read(decoder).items():  # its first layer, a clamp, is outside of diffusers' layers
         number, _, rest = name.partition(".")
+        if not number.isdecimal():
+            raise WeightsError(f"{decoder} names a weight {name!r}: expected names such as 1.weight")
         weights[f"decoder.layers.{int(number) - 1}.{rest}"] = value
     first = weights.get("decoder.layers.0.weight")
     if first is None or first.ndim != 4:
@@ -67,7 +75,10 @@ def load(encoder: Path, decoder: Path) -> nn.Module:
 
 
 def _read(path: Path) -> Mapping[str, Tensor]:
-    weights = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged pickle raises whatever its instructions run into
+        raise WeightsError(f"{path} cannot be read as weights: {error}") from error
     if not isinstance(weights, dict) or not all(isinstance(v, Tensor) for v in weights.values()):
         raise WeightsError(f"{path} holds a {type(weights).__name__}: expected names and their tensors")
     return {name: value.float() for name, value in weights.items()}
