@@ -43,16 +43,21 @@ def check_captions(
     from curation.captions.fit import check_captions as run_check
 
     found = run_check(_ledger(warehouse), sample)
-    bad = [fit for fit in found if not fit.fits(least)]
-    result = {"fits": not bad, "captions": [asdict(fit) for fit in found]}
-    title = "captions fit their clips" if not bad else "captions DO NOT fit their clips"
-    console.emit(result, json, lambda: console.table(title, result["captions"]))
+    unchecked = [f"{fit.of}: {why}" for fit in found if (why := fit.unchecked())]
+    bad = [fit for fit in found if not fit.unchecked() and not fit.fits(least)]
+    result = {"fits": not (bad or unchecked), "captions": [asdict(fit) for fit in found]}
+    verdict = "DO NOT fit" if bad else "were NOT all held against" if unchecked else "fit"
+    console.emit(result, json, lambda: console.table(f"captions {verdict} their clips", result["captions"]))
     if bad:
         console.fail(
             f"{', '.join(fit.of for fit in bad)}: in fewer than {least:.0%} of the pairs a clip's own caption is nearer "
             "to it than another clip's; 50% is what captions dealt out at random reach. Rows may have slipped, or the "
             "captioner or the CLIP model does not know this footage (embedded ones know the sample reel alone)",
             1,
+        )
+    if unchecked:
+        console.fail(
+            f"{'; '.join(unchecked)}: nothing was checked there; `cutroom audit` says what failed", 1
         )
 
 

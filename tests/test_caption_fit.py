@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from warehouse_builder import STEP, build_warehouse
 from curation.annotators.clip_model import load_clip
 from curation.captions.fit import CaptionFit, caption_fit, check_captions
 from curation.reel.shots import random_shots, render_moments
+from flows import cli_inspect
 from warehouse.errors import SettingsError, WarehouseError
 from warehouse.ledger import Ledger
 from warehouse.plan import Plan
@@ -29,8 +31,11 @@ def test_the_share_is_of_pairs_with_other_captions_and_ties_count_half() -> None
     blind = caption_fit("summary", frames, np.stack([a, a, a]), ["a", "b", "a"])
     assert blind.share == 0.5
     alike = caption_fit("summary", frames, np.stack([a, b, a]), ["a", "a", "a"])
-    assert alike == CaptionFit("summary", 3, 0, None, None, None) and alike.fits()
-    assert caption_fit("summary", frames[:1], a[None], ["a"]).pairs == 0
+    assert alike == CaptionFit("summary", 3, 0, None, None, None)
+    assert not alike.fits(0.0) and alike.unchecked() == "all 3 clips have the same caption"
+    single = caption_fit("summary", frames[:1], a[None], ["a"])
+    assert single.pairs == 0 and not single.fits(0.0) and "only one clip" in single.unchecked()
+    assert right.unchecked() is None and wrong.unchecked() is None
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +94,42 @@ def test_captions_in_their_place_fit_and_rows_that_slipped_by_one_do_not(ledger:
     slipped = {fit.of: fit for fit in check_captions(ledger)}
     assert not slipped["summary"].fits() and slipped["summary"].share < 0.65
     assert slipped["frame"] == fits["frame"] and slipped["video"] == fits["video"]
+
+
+def test_what_was_not_checked_is_not_green(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No embeddings; then captions that all say the same beside a summary that none has."""
+    built = build_warehouse(tmp_path / "w", videos=1, clips_per_video=3)
+    similarity = {"model": "embedded", "pretrained": None}
+    empty = {name: {"anew": True} for name in ("embeddings", "captions", "summaries")}
+    anew = empty | {"similarity": similarity}
+    steps = [replace(s, config=anew.get(s.name, s.config)) for s in built_steps(built)]
+    other = Ledger(built.store, Plan.of(steps))
+    monkeypatch.setattr(cli_inspect, "_ledger", lambda _: other)
+    told = run_command(capsys)
+    assert told[0] == 1 and told[1]["fits"] is False and "no clip has both embeddings" in told[2]
+    assert {row["of"]: row["clips"] for row in told[1]["captions"]} == {"summary": 0, "video": 0, "frame": 0}
+    vector = np.eye(load_clip("embedded", None).embed_texts(["a"]).shape[1], dtype=np.float32)[0].tolist()
+    num_clips = 0
+    for shard in other.shards():
+        clips = other.read("clips", shard).filter(state="done")["clip_id"].to_list()
+        frames = {name: [vector] * len(clips) for name in ("first", "middle", "last")}
+        write(other, "embeddings", shard, pl.DataFrame({"clip_id": clips, "model": "embedded", **frames}))
+        said = {"frame_caption": "a red circle", "video_caption": "a red circle moves"}
+        write(other, "captions", shard, pl.DataFrame({"clip_id": clips, **said}))
+        num_clips += len(clips)
+    code, result, why = run_command(capsys)
+    assert code == 1 and not result["fits"]
+    assert f"frame: all {num_clips} clips have the same caption" in why and "summary: no clip has both" in why
+
+
+def run_command(capsys: pytest.CaptureFixture[str]) -> tuple[int, dict, str]:
+    """Exit code, what `check-captions --json` prints, and what it says besides."""
+    with pytest.raises(SystemExit) as stopped:
+        cli_inspect.check_captions("w", sample=2000, least=0.0, json=True)
+    out, err = capsys.readouterr()
+    return stopped.value.code, json.loads(out), err
 
 
 def test_other_embeddings_and_a_plan_without_captions_are_named(ledger: Ledger, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from curation.annotators.aesthetics import FRAMES
 from curation.annotators.clip_model import load_clip
+from curation.formats.kept import CAPTIONS
 from warehouse.errors import SettingsError, WarehouseError
 from warehouse.ledger import Ledger
 
@@ -24,11 +25,6 @@ OTHERS = 8
 """Other clips whose captions each clip is held against."""
 LEAST_SHARE = 0.8
 """Below this the captions do not fit. Captions of the next clip of the same video can reach more than one half."""
-_KINDS = {
-    "frame": ("captions", "frame_caption"),
-    "video": ("captions", "video_caption"),
-    "summary": ("summaries", "summary"),
-}
 
 
 @dataclass(frozen=True)
@@ -48,8 +44,18 @@ class CaptionFit:
     """The same for the other clip's caption."""
 
     def fits(self, least: float = LEAST_SHARE) -> bool:
-        """Whether the share is at least `least`; no pairs prove nothing, and fit."""
-        return self.share is None or self.share >= least
+        """Whether the share is at least `least`; what could not be checked does not fit."""
+        return self.share is not None and self.share >= least
+
+    def unchecked(self) -> str | None:
+        """Why nothing could be checked; None if it was."""
+        if self.pairs:
+            return None
+        if not self.clips:
+            return "no clip has both embeddings and this caption"
+        if self.clips == 1:
+            return "only one clip has both embeddings and this caption, and there is none to hold it against"
+        return f"all {self.clips} clips have the same caption"
 
 
 def caption_fit(
@@ -78,13 +84,14 @@ def caption_fit(
 
 
 def check_captions(ledger: Ledger, sample: int = 2000) -> list[CaptionFit]:
-    """How the captions of up to `sample` clips fit, by kind; always the same clips, those of the lowest ids.
+    """How the captions of up to `sample` clips fit, for every kind that the plan has; always the same clips, those of
+    the lowest ids.
 
     Raises:
         WarehouseError: the plan has no embeddings or no captions.
         SettingsError: the model that is to embed the captions is not the one that embedded the frames.
     """
-    kinds = {of: place for of, place in _KINDS.items() if place[0] in ledger.plan.keys}
+    kinds = {of: place for of, place in CAPTIONS.items() if place[0] in ledger.plan.keys}
     if not kinds or not {"embeddings", "similarity"} <= ledger.plan.keys.keys():
         raise WarehouseError(
             "captions are checked with tables embeddings, similarity and captions, which the plan has not; "
@@ -92,15 +99,23 @@ def check_captions(ledger: Ledger, sample: int = 2000) -> list[CaptionFit]:
         )
     embedded = ledger.read_all("embeddings", ["clip_id", "model", *FRAMES]).drop_nulls()
     embedded = embedded.sort("clip_id").head(sample)
+    if embedded.is_empty():
+        return [_nothing(of) for of in kinds]
     clip = _model(ledger.plan.config["similarity"], set(embedded["model"]))
     found = []
     for of, (table, column) in kinds.items():
         rows = embedded.join(ledger.read_all(table, ["clip_id", column]).drop_nulls(), on="clip_id")
         rows = rows.sort("clip_id")
         captions = rows[column].to_list()
-        if captions:
-            found.append(caption_fit(of, _frames(rows), clip.embed_texts(captions), captions))
+        told = (
+            caption_fit(of, _frames(rows), clip.embed_texts(captions), captions) if captions else _nothing(of)
+        )
+        found.append(told)
     return found
+
+
+def _nothing(of: str) -> CaptionFit:
+    return CaptionFit(of, 0, 0, None, None, None)
 
 
 def _frames(rows: pl.DataFrame) -> NDArray[np.float32]:
