@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curation.captions.cleaning import CleaningConfig, clean, fault
@@ -17,7 +17,11 @@ PLAIN, T5 = CleaningConfig(), CleaningConfig(t5=True)
         ("This clip features that a man runs", "A man runs"),
         ("In this image, two cats sleep", "Two cats sleep"),
         ("photo of a red car", "A red car"),
-        ("The video shows a picture of a lake", "A video of a lake"),
+        ("A picture of a dog", "A dog"),
+        ("Footage of the sea", "The sea"),
+        ("The video shows a picture of a lake", "A lake"),
+        ("Two dogs look at a picture of a lake", "Two dogs look at a video of a lake"),
+        ("An image, the photograph and This Photo.", "A video, the video and This Video."),
         ("a man takes photos of an image", "a man takes videos of a video"),
         ("The Video game shows on a screen", "The Video game shows on a screen"),
         ("the image shows the video captures a bird", "A bird"),
@@ -31,6 +35,21 @@ def test_openings_go_and_image_words_become_video_words(caption: str, cleaned: s
 
 
 @pytest.mark.parametrize(
+    "caption",
+    [
+        "Frame of wood leans on a wall",
+        "Frame of a door",
+        "Scene of the crime",
+        "Picture of health magazine",
+        "A cat jumps through the picture frame",
+        "An image sensor lies beside a photo album",
+    ],
+)
+def test_words_that_are_no_medium_stay(caption: str) -> None:
+    assert clean(caption, PLAIN) == caption
+
+
+@pytest.mark.parametrize(
     ("caption", "cleaned"),
     [
         ("A <b>Dog</b> &amp;amp; a Cat", "a dog & a cat"),
@@ -40,13 +59,28 @@ def test_openings_go_and_image_words_become_video_words(caption: str, cleaned: s
         ("\u201cthe wave\u201d \u2014 caf\u00c3\u00a9", '"the wave" - caf\u00e9'.strip('"')),
         ("\u732b a cat", "a cat"),
         ("The video shows A Dog , running", "a dog, running"),
+        ("The video shows - a dog", "a dog"),
+        ("&amp;amp;amp;amp;lt;b&amp;gt; a dog", "a dog"),
     ],
 )
 def test_the_t5_way(caption: str, cleaned: str) -> None:
     assert clean(caption, T5) == cleaned
 
 
-@given(st.text(max_size=60), st.sampled_from([PLAIN, T5]))
+WORDS = (
+    "The video shows", "the image depicts that", "In this clip,", "A photo of", "picture of a", "photos", "an image",
+    "a", "the", "Dog", "frame", "scene", "-", "--", ":", "'", '"', ",", ".", "_", "&amp;", "&amp;lt;b&gt;", "<b>",
+    "www.a.com", "a.jpg", "@me", "1920x1080", "#12", "1234567", "\u732b", "caf\u00c3\u00a9", "\u0130", "\u2014", "\n",
+)  # fmt: skip
+CAPTION = st.one_of(
+    st.text(max_size=60),
+    st.lists(st.sampled_from(WORDS), max_size=9).map(" ".join),
+    st.lists(st.sampled_from((*WORDS, " ")), max_size=12).map("".join),
+)
+
+
+@settings(max_examples=500, deadline=None)
+@given(CAPTION, st.sampled_from([PLAIN, T5, CleaningConfig(t5=True, opening=False)]))
 def test_cleaning_again_changes_nothing_and_leaves_single_spaces(
     caption: str, config: CleaningConfig
 ) -> None:

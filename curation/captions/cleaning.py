@@ -18,9 +18,9 @@ class CleaningConfig:
     """What is done to a caption, in this order, and which captions are not used then."""
 
     opening: bool = True
-    """Take off openings that speak of the medium: 'The video shows', 'In this image,'."""
+    """Take off openings that speak of the medium: 'The video shows', 'In this image,', 'A photo of' before an article."""
     video_words: bool = True
-    """What is left of 'an image', 'the photo' becomes 'a video', 'the video'."""
+    """What is left of 'an image', 'the photo', 'photos' becomes 'a video', 'the video', 'videos'."""
     t5: bool = False
     """Lower case without links, markup, file names, sizes in pixels, long numbers and doubled punctuation."""
     reject_links: bool = True
@@ -39,15 +39,22 @@ class CleaningConfig:
 
 
 _MEDIUM = r"(?:video|clip|footage|scene|image|picture|photo|photograph|frame|screenshot)"
+_MEDIUM_OF = r"(?:video|clip|footage|image|picture|photo|photograph|screenshot)"
+"""A frame of wood and the scene of a crime are no media."""
 _TELLS = (
     r"(?:shows?|features?|depicts?|captures?|displays?|presents?|portrays?|begins? with|opens? with|is of)"
 )
 _OPENING = re.compile(
     rf"^\s*(?:(?:the|this|a|an)\s+{_MEDIUM}\s+{_TELLS}\s+(?:that\s+)?|in\s+(?:the|this)\s+{_MEDIUM}\s*,\s*"
-    rf"|{_MEDIUM}\s+of\s+)",
+    rf"|(?:(?:the|this|a|an)\s+)?{_MEDIUM_OF}\s+of\s+(?=(?:a|an|the)\s))",
     re.IGNORECASE,
 )
-_IMAGE = re.compile(r"\b(?:(an?)\s+)?(images?|pictures?|photos?|photographs?|screenshots?)\b", re.IGNORECASE)
+_IMAGE = re.compile(
+    r"\b(?:(an?|the|this)\s+(image|picture|photo|photograph|screenshot)|(images|pictures|photos|photographs|screenshots))"
+    rf"(?=\s*(?:[.,:;!?)]|$)|\s+(?:of|in|on|at|by|to|with|from|for|and|or|that|which|is|are|was|were|taken|{_TELLS})\b)",
+    re.IGNORECASE,
+)
+"""Not before another noun: a picture frame is no video frame."""
 _LINK = re.compile(r"(?:https?://|www\.)\S+|\b[\w-]+\.(?:com|org|net|io|ru|co)\b(?:/\S*)?", re.IGNORECASE)
 _TAG = re.compile(r"</?[a-z][^<>]*>", re.IGNORECASE)
 
@@ -74,15 +81,20 @@ _T5 = tuple(
 
 def clean(caption: str, config: CleaningConfig) -> str:
     """The caption after what `config` does to it, with single spaces; possibly empty. Cleaning twice changes nothing."""
-    text = " ".join(caption.split())
+    text, before = " ".join(caption.split()), None
+    while text != before:  # what is taken off can bare another opening, link or mark
+        before = text
+        text = _clean_once(text, config)
+    return text
+
+
+def _clean_once(text: str, config: CleaningConfig) -> str:
     if config.t5:
         text = _clean_t5(text)
-    if config.opening:
-        while (shorter := _OPENING.sub("", text)) != text:
-            text = shorter if config.t5 else shorter[:1].upper() + shorter[1:]
-    if config.video_words:
-        text = _IMAGE.sub(_as_video, text)
-    return text
+    if config.opening and (found := _OPENING.match(text)):
+        text = text[found.end() :]
+        text = text if config.t5 else text[:1].upper() + text[1:]
+    return _IMAGE.sub(_as_video, text) if config.video_words else text
 
 
 def fault(cleaned: str, config: CleaningConfig) -> str | None:
@@ -100,21 +112,19 @@ def fault(cleaned: str, config: CleaningConfig) -> str | None:
 
 
 def _as_video(found: re.Match[str]) -> str:
-    article, word = found.groups()
-    video = "videos" if word.lower().endswith("s") else "video"
-    video = video.capitalize() if word[0].isupper() else video
-    return f"{article[0]} {video}" if article else video
+    article, one, many = found.groups()
+    word = "video" if one else "videos"
+    word = word.capitalize() if (one or many)[0].isupper() else word
+    if article is None:
+        return word
+    return f"{article[0] if article.lower() == 'an' else article} {word}"
 
 
 def _clean_t5(text: str) -> str:
     import ftfy
 
     text = html.unescape(html.unescape(ftfy.fix_text(text))).lower()
-    before = None
-    while text != before:
-        before = text
-        text = _LINK.sub("", _TAG.sub(" ", text))
-        for pattern, replacement in _T5:
-            text = pattern.sub(replacement, text)
-        text = " ".join(text.split()).strip("\"'-_:; ")
-    return text
+    text = _LINK.sub("", _TAG.sub(" ", text))
+    for pattern, replacement in _T5:
+        text = pattern.sub(replacement, text)
+    return " ".join(text.split()).strip("\"'-_:; ")
