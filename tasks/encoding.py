@@ -157,7 +157,7 @@ class TextWork:
         settings = chosen | {"weights": weights_id(self.config.text_encoder, "coca")}
         told = _SCORES if self.config.score_words else ()
         reads = ("clips", "captions", "summaries", *told)
-        step = Step("encode_text", 1, reads, ("text_embeddings",), settings)
+        step = Step("encode_text", 2, reads, ("text_embeddings",), settings)
         object.__setattr__(self, "step", step)
 
     def split(self, ledger: Ledger, shard: str, ids: Sequence[tuple]) -> Iterable[Sequence[tuple]]:

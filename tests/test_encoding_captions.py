@@ -75,6 +75,7 @@ def test_captions_tell_their_own_clips_scores(ledger: Ledger, tmp_path: Path) ->
 
 def test_what_is_not_asked_for_changes_no_key() -> None:
     plain = TextWork(EncodeConfig()).step
+    assert plain.version == 2  # 1 masked CLIP's padding, and cleaned captions by other rules
     assert "cleaning" not in plain.config and "aesthetics" not in plain.reads
     told = TextWork(EncodeConfig(score_words=ScoreWordsConfig(), cleaning=CleaningConfig(t5=True))).step
     assert {"aesthetics", "motion"} <= set(told.reads) and told.config["cleaning"]["t5"]
