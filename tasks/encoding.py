@@ -13,13 +13,13 @@ import numpy as np
 import polars as pl
 
 from curation.captions.cleaning import CleaningConfig, clean, fault
-from curation.captions.score_words import ScoreWordsConfig, with_score_words
+from curation.captions.score_words import ScoreWordsConfig, parts, with_score_words
 from curation.engine.work import Outputs, Unit, by_video, in_batches, settled
 from curation.footage.clip_frames import Bucket, Sampled, read_clips, sample
 from curation.footage.media import MediaLimits
 from curation.ingest import open_source
 from models.digest import weights_id
-from warehouse.errors import MediaError
+from warehouse.errors import MediaError, SettingsError
 from warehouse.ledger import Ledger
 from warehouse.plan import Step
 
@@ -43,7 +43,7 @@ class EncodeConfig:
     caption_shares: tuple[float, float, float] = (0.5, 0.25, 0.25)
     """Shares of clips that take the middle frame's caption, the video's, the summary (SVD, appendix D)."""
     cleaning: CleaningConfig | None = None
-    """What is done to captions before one is chosen; none takes them as they were written."""
+    """What is done to captions before one is chosen, and to prompts; none takes them as they were written."""
     score_words: ScoreWordsConfig | None = None
     """Whether captions tell a clip's aesthetics and motion; none tells nothing. The embedded text encoder does not know
     these words."""
@@ -232,3 +232,20 @@ def choose_caption(
         if caption:
             return caption, row[f"{kind}_method"]
     return None
+
+
+def as_caption(prompt: str, config: EncodeConfig) -> str:
+    """A prompt as the captions that were encoded: cleaned, but for what tells scores, which came after cleaning.
+
+    Raises SettingsError where cleaning leaves nothing of it.
+    """
+    if config.cleaning is None:
+        return prompt
+    said = parts(prompt) if config.score_words else [prompt]
+    said[::2] = [clean(own, config.cleaning) for own in said[::2]]
+    cleaned = " ".join(filter(None, said))
+    if prompt.strip() and not cleaned:
+        raise SettingsError(
+            f"nothing is left of the prompt {prompt!r} as encode.cleaning cleans it; use words"
+        )
+    return cleaned

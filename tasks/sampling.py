@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from tasks import artifacts
-from tasks.encoding import EncodeConfig
+from tasks.encoding import EncodeConfig, as_caption
 from tasks.progress import Progress
 from tasks.tracking import step
-from training.prompts import read_prompt
+from training.prompts import Request, read_prompt
 from training.sample import Sampling, contact_sheet, sample_videos, write_image, write_video
 
 SHEET, PROMPTS = "sheet.png", "prompts.json"
@@ -55,14 +55,15 @@ def sample_run(
 
     The folder holds numbered mp4 files, the prompts in their order, and a contact sheet of the middle frames; what it
     held before is replaced. Size and rate are those of the first bucket that clips are encoded in, and so is the number
-    of frames (of a piece) where `frames` does not say otherwise.
+    of frames (of a piece) where `frames` does not say otherwise. Prompts are cleaned as captions were, and shown as
+    they came.
     """
     from models.autoencoder import load_autoencoder
     from models.text_encoder import load_text_encoder
 
     trained, height, width = (int(n) for n in encode.buckets[0].split("x"))
     num_frames = frames or trained
-    requests = [read_prompt(prompt, start.reference_path, start.mask_strategy) for prompt in prompts]
+    requests = [_request(prompt, start, encode) for prompt in prompts]
     autoencoder, text_encoder = load_autoencoder(encode.autoencoder), load_text_encoder(encode.text_encoder)
     sampling = sampling.over(autoencoder.latent_frames(num_frames), autoencoder.latent_frames(trained))
     progress = Progress("sample")
@@ -88,6 +89,11 @@ def sample_run(
     _write(out, prompts, frames_BTHWC, encode.fps)
     artifacts.show_picture(out / SHEET, "contact-sheet", "Middle frames of all samples")
     return Sampled(out, tuple(prompts), frames_BTHWC)
+
+
+def _request(prompt: str, start: StartFrom, encode: EncodeConfig) -> Request:
+    read = read_prompt(prompt, start.reference_path, start.mask_strategy)
+    return replace(read, texts=tuple((first, as_caption(text, encode)) for first, text in read.texts))
 
 
 def _write(out: Path, prompts: Sequence[str], frames_BTHWC: np.ndarray, fps: float) -> None:

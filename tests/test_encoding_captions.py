@@ -11,7 +11,8 @@ from warehouse_builder import build_warehouse
 from curation.captions.cleaning import CleaningConfig
 from curation.captions.score_words import ScoreWordsConfig, with_score_words, without_score_words
 from curation.engine.work import Outputs, Unit
-from tasks.encoding import EncodeConfig, TextWork, choose_caption
+from tasks.encoding import EncodeConfig, TextWork, as_caption, choose_caption
+from warehouse.errors import SettingsError
 from warehouse.ledger import Ledger
 
 ROW = {f"{k}_{c}": f"{k} {c}" for k in ("frame", "video", "summary") for c in ("caption", "method")}
@@ -79,3 +80,26 @@ def test_what_is_not_asked_for_changes_no_key() -> None:
     assert "cleaning" not in plain.config and "aesthetics" not in plain.reads
     told = TextWork(EncodeConfig(score_words=ScoreWordsConfig(), cleaning=CleaningConfig(t5=True))).step
     assert {"aesthetics", "motion"} <= set(told.reads) and told.config["cleaning"]["t5"]
+
+
+@pytest.mark.parametrize("style", ["numbers", "words", "sentences"])
+@pytest.mark.parametrize("clip_id", [f"clip {n}" for n in range(8)])
+@pytest.mark.parametrize("aesthetics", [2.0, 6.0])
+def test_a_prompt_reads_as_the_caption_that_was_encoded(style: str, clip_id: str, aesthetics: float) -> None:
+    """A clip's raw caption with its scores, and that of the encoding itself, both end as the latter."""
+    raw, words = "The video shows A Dog in the picture", ScoreWordsConfig(style, drop_share=0.0)
+    for cleaning in (CleaningConfig(), CleaningConfig(t5=True)):
+        config = EncodeConfig(cleaning=cleaning, score_words=words)
+        (own, _) = choose_caption("c", ROW | {"frame_caption": raw}, (1, 0, 0), cleaning)
+        encoded = with_score_words(own, clip_id, aesthetics, 3.0, words)
+        assert encoded != own and "video" in own
+        typed = with_score_words(raw, clip_id, aesthetics, 3.0, words)
+        assert as_caption(typed, config) == as_caption(encoded, config) == encoded
+
+
+def test_prompts_without_cleaning_stay_and_none_is_lost() -> None:
+    assert as_caption("The video  shows a dog", EncodeConfig()) == "The video  shows a dog"
+    t5 = EncodeConfig(cleaning=CleaningConfig(t5=True))
+    assert as_caption("", t5) == "" and as_caption("The Video shows A Dog", t5) == "a dog"
+    with pytest.raises(SettingsError, match="nothing is left of the prompt"):
+        as_caption("\u732b", t5)

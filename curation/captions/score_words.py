@@ -71,6 +71,11 @@ def without_score_words(caption: str) -> str:
     return _PHRASE.sub("", caption).strip()
 
 
+def parts(caption: str) -> list[str]:
+    """The caption's own text and what tells scores, of any style, by turns; the own text comes first and may be empty."""
+    return [part.strip() for part in _TOLD.split(caption)]
+
+
 _GRADES = "|".join(sorted({*AESTHETIC_WORDS, *MOTION_WORDS}, key=len, reverse=True))
 _PHRASE = re.compile(
     rf"\s*(?:\b(?:aesthetic|motion) score: -?\d+(?:\.\d+)?\.|\bThe aesthetic score is (?:{_GRADES})\."
@@ -81,6 +86,8 @@ _PHRASE = re.compile(
 def _graded(bounds: Sequence[float], words: Sequence[str]) -> Callable[[float], str]:
     return lambda score: words[bisect_right(bounds, score)]
 
+
+_TOLD = re.compile(rf"({_PHRASE.pattern}|{'|'.join(map(re.escape, (*_LOW, *_HIGH)))})")
 
 _PHRASES: dict[str, tuple[tuple[str, Callable[[float], str]], ...]] = {
     "numbers": (("aesthetic score:", "{:.1f}".format), ("motion score:", "{:.1f}".format)),
