@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from models import layouts
 from models.conditioning import Conditioning
 from models.networks import NETWORKS
-from models.transformers import DiffusionTransformer
+from models.transformers import DiffusionTransformer, TransformerConfig
 from models.unet_config import to_diffusers
 from models.video_unet import VideoUNet
 
@@ -87,42 +87,17 @@ def transformer(name: str, full: bool, device: str, dtype: torch.dtype) -> Pair:
     config = NETWORKS[name].config
     if not full:
         config = replace(config, depth=config.depth // 4 // 2 * 2)
-    text_dim = config.text_dim or 1
     frames, height, width = (
         NETWORKS[name].latent if full else ((4, 16, 16) if name == "latte-t2v" else (1, 32, 32))
     )
     config = replace(config, position_base=height // 2)
-    settings: dict[str, Any] = {
-        "num_attention_heads": config.num_heads,
-        "attention_head_dim": config.head_dim,
-        "sample_size": height,
-        "in_channels": 4,
-        "out_channels": 8,
-    }
-    text = {"cross_attention_dim": config.width, "caption_channels": text_dim}
-    theirs: nn.Module
     with torch.device(device):
-        if name == "latte-t2v":
-            norms = {"norm_type": "ada_norm_single", "norm_elementwise_affine": False, "norm_eps": 1e-6}
-            theirs = diffusers.LatteTransformer3DModel(
-                **settings, **text, **norms, num_layers=config.depth // 2, patch_size=2, attention_bias=True,
-                activation_fn="gelu-approximate", num_embeds_ada_norm=1000, video_length=frames,
-            )  # fmt: skip
-            layout = layouts.latte_t2v_diffusers(config)
-        elif name.startswith("pixart"):
-            theirs = diffusers.PixArtTransformer2DModel(
-                **settings, **text, num_layers=config.depth, interpolation_scale=config.position_scale,
-                use_additional_conditions=False,
-            )  # fmt: skip
-            layout = layouts.pixart_diffusers(config)
-        else:
-            theirs = diffusers.DiTTransformer2DModel(**settings, num_layers=config.depth, norm_eps=1e-6)
-            layout = layouts.dit_diffusers(config)
+        theirs, layout = _their_transformer(name, config, frames, height)
         ours = DiffusionTransformer(config)
     ours, theirs = _in(dtype, ours), _in(dtype, theirs)
     _alike(ours, theirs, layout)
     x_BCTHW = _normal(2, 4, frames, height, width, device=device, dtype=dtype)
-    text_BLD = _normal(2, TOKENS, text_dim, device=device, dtype=dtype)
+    text_BLD = _normal(2, TOKENS, config.text_dim or 1, device=device, dtype=dtype)
     mask_BL = torch.ones(2, TOKENS, dtype=torch.bool, device=device)
     label_B = torch.tensor([3, 7], device=device)
     time_B = torch.tensor([7.0, 523.0], device=device)
@@ -137,6 +112,35 @@ def transformer(name: str, full: bool, device: str, dtype: torch.dtype) -> Pair:
         return theirs(x_BCTHW[:, :, 0], time_B, label_B, return_dict=False)[0][:, :, None]
 
     return Pair(ours, theirs, lambda: ours(x_BCTHW, time_B, told), run_theirs)
+
+
+def _their_transformer(
+    name: str, config: TransformerConfig, frames: int, side: int
+) -> tuple[nn.Module, layouts.Layout]:
+    """diffusers' class of the same, for latents of this side, and its layout."""
+    settings: dict[str, Any] = {
+        "num_attention_heads": config.num_heads,
+        "attention_head_dim": config.head_dim,
+        "sample_size": side,
+        "in_channels": 4,
+        "out_channels": 8,
+    }
+    text = {"cross_attention_dim": config.width, "caption_channels": config.text_dim}
+    if name == "latte-t2v":
+        norms = {"norm_type": "ada_norm_single", "norm_elementwise_affine": False, "norm_eps": 1e-6}
+        theirs = diffusers.LatteTransformer3DModel(
+            **settings, **text, **norms, num_layers=config.depth // 2, patch_size=2, attention_bias=True,
+            activation_fn="gelu-approximate", num_embeds_ada_norm=1000, video_length=frames,
+        )  # fmt: skip
+        return theirs, layouts.latte_t2v_diffusers(config)
+    if name.startswith("pixart"):
+        theirs = diffusers.PixArtTransformer2DModel(
+            **settings, **text, num_layers=config.depth, interpolation_scale=config.position_scale,
+            use_additional_conditions=False,
+        )  # fmt: skip
+        return theirs, layouts.pixart_diffusers(config)
+    theirs = diffusers.DiTTransformer2DModel(**settings, num_layers=config.depth, norm_eps=1e-6)
+    return theirs, layouts.dit_diffusers(config)
 
 
 MAKERS: dict[str, Callable[[str, bool, str, torch.dtype], Pair]] = {
