@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,8 +16,10 @@ from tasks.progress import Progress
 from tasks.tracking import step
 from training.prompts import Request, read_prompt
 from training.sample import Sampling, contact_sheet, sample_videos, write_image, write_video
+from warehouse.errors import SettingsError
 
 SHEET, PROMPTS = "sheet.png", "prompts.json"
+_OURS = re.compile(r"(\d{3,}\.mp4|sheet\.png)(\.tmp)?|prompts\.json")
 
 
 @dataclass(frozen=True)
@@ -53,14 +55,15 @@ def sample_run(
 ) -> Sampled:
     """Samples one video for each prompt from a run's averaged weights into the folder `out`.
 
-    The folder holds numbered mp4 files, the prompts in their order, and a contact sheet of the middle frames; what it
-    held before is replaced. Size and rate are those of the first bucket that clips are encoded in, and so is the number
-    of frames (of a piece) where `frames` does not say otherwise. Prompts are cleaned as captions were, and shown as
-    they came.
+    The folder holds numbered mp4 files, the prompts in their order, and a contact sheet of the middle frames; earlier
+    samples in it are replaced. Size and rate are those of the first bucket that clips are encoded in, and so is the
+    number of frames (of a piece) where `frames` does not say otherwise. Prompts are cleaned as captions were, and shown
+    as they came. Raises SettingsError where anything but earlier samples is in the folder.
     """
     from models.autoencoder import load_autoencoder
     from models.text_encoder import load_text_encoder
 
+    _earlier(out)
     trained, height, width = (int(n) for n in encode.buckets[0].split("x"))
     num_frames = frames or trained
     requests = [_request(prompt, start, encode) for prompt in prompts]
@@ -96,10 +99,24 @@ def _request(prompt: str, start: StartFrom, encode: EncodeConfig) -> Request:
     return replace(read, texts=tuple((first, as_caption(text, encode)) for first, text in read.texts))
 
 
+def _earlier(out: Path) -> list[Path]:
+    """The files of earlier samples in a folder; raises SettingsError where anything else is, or where it is a file."""
+    if not out.exists():
+        return []
+    files = sorted(out.iterdir()) if out.is_dir() else []
+    ours = [path for path in files if _OURS.fullmatch(path.name)]
+    if not out.is_dir() or ours != files or (files and out / PROMPTS not in files):
+        raise SettingsError(
+            f"{out} is there and holds no earlier samples, or more than these; name another folder"
+        )
+    return ours
+
+
 def _write(out: Path, prompts: Sequence[str], frames_BTHWC: np.ndarray, fps: float) -> None:
-    shutil.rmtree(out, ignore_errors=True)
-    out.mkdir(parents=True)
+    for path in _earlier(out):
+        path.unlink()
+    out.mkdir(parents=True, exist_ok=True)
+    (out / PROMPTS).write_text(json.dumps(list(prompts), indent=1), encoding="utf-8")
     for number, frames in enumerate(frames_BTHWC):
         write_video(out / f"{number:03d}.mp4", frames, fps)
     write_image(out / SHEET, contact_sheet(frames_BTHWC, scale=2))
-    (out / PROMPTS).write_text(json.dumps(list(prompts), indent=1), encoding="utf-8")

@@ -110,3 +110,23 @@ def test_samplers_and_guidance_change_the_videos(sample, options: tuple) -> None
 )
 def test_what_cannot_be_is_said(sample, options: tuple, message: str) -> None:
     assert message in " ".join(sample("a sea", *options).split())
+
+
+def test_nothing_but_earlier_samples_is_replaced(
+    run: Run, trained: tuple[Path, Path], tmp_path: Path
+) -> None:
+    where = ("-w", trained[0], "--run", trained[1], "--steps", 2, "--json")
+    mine = tmp_path / "films"
+    (mine / "sub").mkdir(parents=True)
+    (mine / "prompts.json").write_text("mine")
+    (mine / "thesis.txt").write_text("mine")
+    for place in (mine, mine / "thesis.txt"):
+        code, told = run("sample", "a red circle", "--output", place, *where)
+        assert code == 2 and "name another folder" in str(told)
+    assert (mine / "thesis.txt").read_text() == (mine / "prompts.json").read_text() == "mine"
+    out = tmp_path / "out"
+    for prompts in (("a red circle", "a blue star"), ("a green cross",)):
+        code, _ = run("sample", *prompts, "--output", out, *where)
+        assert code == 0
+        assert len(list(out.glob("*.mp4"))) == len(prompts)
+        (out / "001.mp4.tmp").write_bytes(b"left by a run that was killed")
