@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
 from functools import lru_cache
 from typing import Any
@@ -33,7 +33,7 @@ class EncodeConfig:
     """How clips become what a trainer reads."""
 
     buckets: tuple[str, ...] = ("8x64x64",)
-    """Shapes to choose from, frames x height x width in pixels."""
+    """Shapes to choose from, frames x height x width in pixels; a still picture takes one's height and width."""
     fps: float = 8.0
     """Frames a second that are taken from a clip."""
     autoencoder: str = "embedded"
@@ -76,7 +76,7 @@ class LatentWork:
     def __post_init__(self) -> None:
         chosen = {k: v for k, v in asdict(self.config).items() if k in ("buckets", "fps", "autoencoder")}
         settings = chosen | {"weights": weights_id(self.config.autoencoder, "autoencoder")}
-        step = Step("encode", 1, ("videos", "frame_scores", "clips"), ("latents",), settings)
+        step = Step("encode", 2, ("videos", "frame_scores", "clips"), ("latents",), settings)
         object.__setattr__(self, "step", step)
 
     def split(self, ledger: Ledger, shard: str, ids: Sequence[tuple]) -> Iterable[Sequence[tuple]]:
@@ -120,6 +120,8 @@ class LatentWork:
         time_base = Fraction(video["time_base_num"], video["time_base_den"])
         aspect = video["width"] / video["height"]
         buckets = [Bucket.parse(name) for name in self.config.buckets]
+        if len(pts) == 1:  # a still picture has the size of a bucket, and one frame
+            buckets = [replace(bucket, num_frames=1) for bucket in buckets]
         return {
             clip["clip_id"]: sample(
                 pts[(pts >= clip["start_pts"]) & (pts < clip["end_pts"])],

@@ -13,6 +13,8 @@ from PIL import Image
 from curation.annotators.registry import ANNOTATORS
 from curation.selection.filters import Filter, SelectionConfig, freeze, funnel, judge
 from flows.curate import curate
+from flows.plans import current_settings
+from flows.prepare import encode, pack_kept
 from flows.settings import load_settings
 from warehouse.audit import audit
 from warehouse.errors import SettingsError
@@ -97,3 +99,16 @@ def test_pictures_are_clips_of_one_frame_with_every_score_but_motion(folder: Pat
     motion = next(row for row in done.selected.funnel if row["score"] == "motion")
     assert motion["exempt"] == 6
     assert curate(load_settings(flags, environ={})).new_rows == {}
+
+    flags = {"warehouse": str(warehouse), "workers": 2}
+    encode(flags)
+    packed = pack_kept(*current_settings(flags))
+    ledger = Ledger(store, Plan.load(store))
+    left = ledger.read_all("latents").filter(pl.col("state") != "done").join(clips, on="clip_id")
+    assert set(left["container"]) <= {"gif"}, "every still is encoded"
+    assert packed.packed == packed.kept - left.height
+    kept = ledger.read_all("verdicts").filter("kept")["clip_id"].to_list()
+    num_stills = clips.filter(pl.col("clip_id").is_in(kept) & (pl.col("num_frames") == 1)).height
+    still = packed.manifest.buckets["1x64x64"]
+    assert still.latent_shape == (1, 4, 8, 8)
+    assert sum(still.num_clips(split) for split in ("train", "heldout")) == num_stills > 0
