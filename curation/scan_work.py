@@ -196,7 +196,7 @@ class CutWork:
     def __post_init__(self) -> None:
         settings = {"cuts": asdict(self.cuts), "clips": asdict(self.clips)}
         reads = ("videos", "frame_scores")
-        object.__setattr__(self, "step", Step("cut", 3, reads, ("clips", "cuts"), settings))
+        object.__setattr__(self, "step", Step("cut", 4, reads, ("clips", "cuts"), settings))
 
     def split(self, ledger: Ledger, shard: str, ids: Sequence[tuple]) -> Iterable[Sequence[tuple]]:
         return in_batches(ids, 64)

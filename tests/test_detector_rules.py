@@ -173,6 +173,20 @@ def test_a_level_that_was_not_measured_is_refused(signals: Signals) -> None:
         Level("edges")
 
 
+@pytest.mark.parametrize("fps", [None, 1.0])
+def test_a_video_that_begins_black_is_not_cut_at_its_first_frame(fps: float | None) -> None:
+    """100 frames, 25 a second; as the rate sees them, the dark stretch is the first frame alone."""
+    observer = LevelObserver(fps, MILLISECOND, "threshold")
+    for frame in frames_of([np.full((36, 64, 3), 200 * bool(n), np.uint8) for n in range(100)]):
+        observer.observe(frame)
+    pts = np.arange(100, dtype=np.int64) * 40
+    signals = Signals(
+        MILLISECOND, pts, 4000, np.ones(100, np.float32), np.zeros(0, np.int32), (observer.finish(),)
+    )
+    level = CutConfig(levels=(Level("threshold", fps),), min_scene_s=0.04)
+    assert cascade_cuts(signals, level) == []
+
+
 def restless(seed: int, count: int, noise: float) -> list[Picture]:
     """Two scenes of one noise level; the second has other colours."""
     generator = np.random.default_rng(seed)

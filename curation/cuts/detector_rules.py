@@ -106,8 +106,9 @@ def fade_cuts(
     last = int(pts[0]) if len(pts) else 0
     for start, stop in zip(starts.tolist(), stops.tolist(), strict=True):
         if stop < len(pts) and pts[stop] - last >= min_ticks:
-            cuts.append((start + round((stop - start) / 2), 2 - float(average[start:stop].min()) / limit))
             last = int(pts[stop])
+            if row := start + round((stop - start) / 2):  # nothing lies before the first frame
+                cuts.append((row, 2 - float(average[start:stop].min()) / limit))
     return cuts
 
 
