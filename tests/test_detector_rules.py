@@ -187,6 +187,19 @@ def test_a_video_that_begins_black_is_not_cut_at_its_first_frame(fps: float | No
     assert cascade_cuts(signals, level) == []
 
 
+@pytest.mark.parametrize("detector", DEFAULTS)
+@pytest.mark.parametrize("threshold", [0.0, -1.0])
+def test_a_threshold_that_every_frame_reaches_is_refused(detector: str, threshold: float) -> None:
+    with pytest.raises(SettingsError, match=f"detector {detector}: its threshold is {threshold:g}.*more than 0"):
+        Level(detector, None, threshold)
+
+
+@pytest.mark.parametrize(("least", "most"), [(0.0, 2.2), (-1.0, 2.2), (3.0, 2.2)])
+def test_a_calibration_that_allows_such_a_threshold_is_refused(least: float, most: float) -> None:
+    with pytest.raises(SettingsError, match="expected 0 < least <= most"):
+        Calibration(least=least, most=most)
+
+
 def restless(seed: int, count: int, noise: float) -> list[Picture]:
     """Two scenes of one noise level; the second has other colours."""
     generator = np.random.default_rng(seed)

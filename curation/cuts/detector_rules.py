@@ -35,6 +35,11 @@ class Level:
     def __post_init__(self) -> None:
         if self.detector not in DEFAULTS:
             raise SettingsError(f"there is no detector {self.detector!r}; known: {', '.join(DEFAULTS)}")
+        if self.limit <= 0:
+            raise SettingsError(
+                f"detector {self.detector}: its threshold is {self.limit:g}, expected more than 0, which every frame "
+                f"reaches; null is PySceneDetect's, {DEFAULTS[self.detector]:g}"
+            )
 
     @property
     def limit(self) -> float:
@@ -52,6 +57,13 @@ class Calibration:
     """Lowest threshold, over the one that is set."""
     most: float = 2.2
     """Highest threshold, likewise."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.least <= self.most:
+            raise SettingsError(
+                f"calibration: `least` is {self.least:g} and `most` is {self.most:g}, expected 0 < least <= most: "
+                "a threshold of 0 is reached by every frame"
+            )
 
     def threshold(self, score: NDArray[np.float32], limit: float) -> float:
         """The threshold for one video; the one that is set where there are no scores to learn from."""
