@@ -16,7 +16,7 @@ from curation.engine.work import Outputs, Unit, by_video, in_batches, settled
 from models.digest import local_weights, weights_id
 from warehouse.errors import CutroomError
 from warehouse.ledger import Ledger
-from warehouse.plan import Step, key_settings
+from warehouse.plan import WEIGHTS, Step, key_settings
 from warehouse.schema import TABLES
 
 
@@ -27,7 +27,7 @@ def annotate_step(name: str, config: Any) -> Step:
     settings = key_settings(config)
     embedded = "aesthetics" if name == "aesthetics" else "coca"
     if weights := {value: weights_id(value, embedded) for value in _names_of_weights(settings)}:
-        settings["weights"] = weights
+        settings[WEIGHTS] = weights
     return Step(name, kind.version, reads, (name,), settings)
 
 

@@ -20,7 +20,7 @@ from warehouse.datasets import dataset_path
 from warehouse.errors import SettingsError
 from warehouse.ledger import Ledger
 from warehouse.manifest import MANIFEST
-from warehouse.plan import Plan, Step
+from warehouse.plan import WEIGHTS, Plan, Step
 from warehouse.store import Store
 
 
@@ -40,7 +40,7 @@ def settings_of(plan: Plan) -> dict[str, Any]:
 
 def _without_weights(config: Mapping[str, Any]) -> dict[str, Any]:
     """A step's settings less what the plan adds to them to tell weights apart."""
-    return {name: value for name, value in config.items() if name != "weights"}
+    return {name: value for name, value in config.items() if name != WEIGHTS}
 
 
 def selected_earlier(store: Store) -> dict[str, Any]:

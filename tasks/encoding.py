@@ -21,7 +21,7 @@ from curation.ingest import open_source
 from models.digest import weights_id
 from warehouse.errors import MediaError, SettingsError
 from warehouse.ledger import Ledger
-from warehouse.plan import Step
+from warehouse.plan import WEIGHTS, Step
 
 CAPTIONS = ("frame", "video", "summary")
 _SCORES = ("aesthetics", "motion")
@@ -75,7 +75,7 @@ class LatentWork:
 
     def __post_init__(self) -> None:
         chosen = {k: v for k, v in asdict(self.config).items() if k in ("buckets", "fps", "autoencoder")}
-        settings = chosen | {"weights": weights_id(self.config.autoencoder, "autoencoder")}
+        settings = chosen | {WEIGHTS: weights_id(self.config.autoencoder, "autoencoder")}
         step = Step("encode", 2, ("videos", "frame_scores", "clips"), ("latents",), settings)
         object.__setattr__(self, "step", step)
 
@@ -156,7 +156,7 @@ class TextWork:
         chosen = {k: v for k, v in asdict(self.config).items() if k in ("text_encoder", "caption_shares")}
         asked = {"cleaning": self.config.cleaning, "score_words": self.config.score_words}
         chosen |= {name: asdict(config) for name, config in asked.items() if config is not None}
-        settings = chosen | {"weights": weights_id(self.config.text_encoder, "coca")}
+        settings = chosen | {WEIGHTS: weights_id(self.config.text_encoder, "coca")}
         told = _SCORES if self.config.score_words else ()
         reads = ("clips", "captions", "summaries", *told)
         step = Step("encode_text", 2, reads, ("text_embeddings",), settings)

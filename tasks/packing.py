@@ -17,7 +17,7 @@ from warehouse.errors import DatasetError, WarehouseError
 from warehouse.ledger import Ledger
 from warehouse.manifest import MANIFEST, Manifest
 from warehouse.pack import clip_batch, split_videos, write_dataset
-from warehouse.plan import Step
+from warehouse.plan import WEIGHTS, Step
 
 
 @dataclass(frozen=True)
@@ -94,9 +94,9 @@ def _encoders(ledger: Ledger) -> dict[str, str]:
     image, text = ledger.plan.config["encode"], ledger.plan.config["encode_text"]
     return {
         "autoencoder": image["autoencoder"],
-        "autoencoder_weights": image["weights"],
+        "autoencoder_weights": image[WEIGHTS],
         "text_encoder": text["text_encoder"],
-        "text_encoder_weights": text["weights"],
+        "text_encoder_weights": text[WEIGHTS],
     }
 
 

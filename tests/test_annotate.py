@@ -12,6 +12,8 @@ import pytest
 from served import ROOT, clean_environment, cutroom
 
 from curation.reel.sample_reel import make_reel
+from warehouse.plan import Plan
+from warehouse.store import Store
 
 Files = dict[str, int]
 
@@ -141,3 +143,9 @@ def test_an_annotator_that_needs_weights_is_off_until_they_are_named(
     assert both["num_pairs"].to_list() == both["num_pairs_farneback"].to_list()
     assert both["score"].min() > 0
     assert cutroom("audit", warehouse, env=env).returncode == 0
+    for command in (("select", "--filter", "raft_motion=25%"), ("encode",)):
+        run(*command, "-w", warehouse, env=env)
+        plan = Plan.load(Store(warehouse))
+        assert plan.config["raft_motion"]["weights"] == str(weights), "named once, it holds for what follows"
+        assert "raft_motion" in plan.keys
+        assert [f["score"] for f in plan.config["select"]["filters"]] == ["raft_motion"]

@@ -23,7 +23,7 @@ from curation.selection.filters import Filter, SelectionConfig
 from curation.selection.verdicts import select, select_step
 from tasks.packing import PackConfig, pack, pack_step
 from warehouse.ledger import Ledger
-from warehouse.plan import Plan, Step, digest
+from warehouse.plan import WEIGHTS, Plan, Step, digest
 from warehouse.schema import TABLES
 from warehouse.store import Store
 
@@ -69,10 +69,8 @@ STEPS = (
         for name in PER_CLIP
     ),
     select_step(SELECTION),
-    Step("encode", 1, ("clips",), ("latents",), {"autoencoder": "embedded", "weights": "a"}),
-    Step(
-        "encode_text", 1, ("summaries",), ("text_embeddings",), {"text_encoder": "embedded", "weights": "b"}
-    ),
+    Step("encode", 1, ("clips",), ("latents",), {"autoencoder": "embedded", WEIGHTS: "a"}),
+    Step("encode_text", 1, ("summaries",), ("text_embeddings",), {"text_encoder": "embedded", WEIGHTS: "b"}),
 )
 """The plan's steps, in order; `STEP` has them by name."""
 STEP = {s.name: s for s in STEPS}

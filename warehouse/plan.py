@@ -17,6 +17,9 @@ from warehouse.errors import WarehouseError
 from warehouse.schema import TABLES
 from warehouse.store import Store
 
+WEIGHTS = "@weights"
+"""Key of a step's settings under which it tells apart weights of one name; no identifier, so no field of a config."""
+
 
 def digest(value: Any, length: int = 16) -> str:
     """Hex digest of any JSON-like value, independent of the order of keys."""
