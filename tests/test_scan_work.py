@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 from curation import scan_work
 from curation.cuts.boundaries import merge_cuts
 from curation.cuts.clips import ClipConfig, spans
-from curation.engine.work import Outputs, Unit
+from curation.engine.work import Outputs, Unit, Work
 from curation.footage.media import MediaLimits
 from curation.ingest import ASSIGN, GIVE, HASH, HashWork, ShardSize, assign, give
 from curation.scan import ScanConfig, ScanResult, scan_video
@@ -24,6 +25,8 @@ from warehouse.ledger import Ledger
 from warehouse.plan import Plan
 from warehouse.schema import TABLES
 from warehouse.store import Store
+
+SCAN = ScanWork(ScanConfig(), MediaLimits())
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +43,31 @@ def stored(scanned: ScanResult) -> tuple[Mapping, pl.DataFrame]:
     """The video's row, and its rows of `frame_scores` in the table's types."""
     rows = list(signal_rows("video", scanned.signals))
     return video_columns(scanned), pl.from_arrow(pa.Table.from_pylist(rows, TABLES["frame_scores"].schema))
+
+
+def assigned(video: Path, root: Path) -> tuple[Ledger, str]:
+    """A warehouse in which the video is hashed and in a shard."""
+    plan = Plan.of([GIVE, HASH, ASSIGN, SCAN.step])
+    ledger = Ledger(Store(root), plan)
+    (group,) = give(ledger, [str(video)], run_id="test")
+    sources = rows_of(HashWork(MediaLimits()), ledger, group, root.with_name("hashed"), "sources")
+    ledger.commit(HASH, group, {"sources": sources.to_batches()}, run_id="test")
+    (shard,) = assign(ledger, ShardSize(), run_id="test")
+    return ledger, shard
+
+
+def scan(ledger: Ledger, shard: str, folder: Path) -> list[dict]:
+    return rows_of(SCAN, ledger, shard, folder, "videos").to_pylist()
+
+
+def rows_of(work: Work, ledger: Ledger, shard: str, folder: Path, table: str) -> pa.Table:
+    """What a step says of all that it has to do in a shard, done in this process."""
+    folder.mkdir()
+    ids = tuple(ledger.pending(work.step, shard).attempts)
+    work.run(ledger, Unit(shard, ids, (0,) * len(ids)), outputs := Outputs(folder))
+    outputs.close()
+    with pa.ipc.open_stream(folder / f"{table}.arrows") as stream:
+        return stream.read_all()
 
 
 def test_all_measures_come_back(scanned: ScanResult) -> None:
@@ -94,23 +122,23 @@ def test_a_video_that_fails_late_leaves_no_frames_behind(
     monkeypatch.setattr(scan_work, "_SPOOL_BYTES", 1)
     video = write_video(tmp_path / "video.mp4", [texture(i // 10, 64, 96) for i in range(100)])
     video.write_bytes(video.read_bytes()[:-3000])
-    work = ScanWork(ScanConfig(), MediaLimits())
-    plan, store = Plan.of([GIVE, HASH, ASSIGN, work.step]), Store(tmp_path / "w")
-    ledger = Ledger(store, plan)
-    (group,) = give(ledger, [str(video)], run_id="test")
-    hashing, folder = HashWork(MediaLimits()), tmp_path / "rows"
-    folder.mkdir()
-    hashing.run(
-        ledger, Unit(group, tuple(ledger.pending(HASH, group).attempts), (0,)), rows := Outputs(folder)
-    )
-    rows.close()
-    with pa.ipc.open_stream(folder / "sources.arrows") as stream:
-        ledger.commit(HASH, group, {"sources": stream.read_all().to_batches()}, run_id="test")
-    (shard,) = assign(ledger, ShardSize(), run_id="test")
-    work.run(
-        ledger, Unit(shard, tuple(ledger.pending(work.step, shard).attempts), (0,)), rows := Outputs(folder)
-    )
-    rows.close()
-    with pa.ipc.open_stream(folder / "videos.arrows") as stream:
-        assert stream.read_all()["cause"].to_pylist() == ["truncated"]
-    assert not (folder / "grid_frames.arrows").exists()
+    ledger, shard = assigned(video, tmp_path / "w")
+    (row,) = scan(ledger, shard, tmp_path / "rows")
+    assert row["cause"] == "truncated"
+    assert not (tmp_path / "rows" / "grid_frames.arrows").exists()
+
+
+def test_a_file_that_was_only_touched_is_still_its_video(tmp_path: Path) -> None:
+    video = write_video(tmp_path / "video.mp4", [texture(1, 64, 96)] * 10)
+    ledger, shard = assigned(video, tmp_path / "w")
+    os.utime(video, ns=(0, 0))
+    (row,) = scan(ledger, shard, tmp_path / "rows")
+    assert (row["state"], row["num_frames"]) == ("done", 10)
+
+
+def test_a_file_of_other_content_is_not_its_video(tmp_path: Path) -> None:
+    video = write_video(tmp_path / "video.mp4", [texture(1, 64, 96)] * 10)
+    ledger, shard = assigned(video, tmp_path / "w")
+    write_video(video, [texture(2, 64, 96)] * 10)
+    (row,) = scan(ledger, shard, tmp_path / "rows")
+    assert (row["state"], row["cause"]) == ("failed", "changed")
