@@ -184,20 +184,21 @@ class HashWork:
         if given["bytes"] is None:
             return row | settled(attempt, "failed", "not_found", _why_absent(given["uri"]))
         try:
-            row["video_id"] = content_hash(open_source(given["uri"]))
+            video_id = content_hash(open_source(given["uri"]))
+            unchanged = is_unchanged(given["uri"], given["source_id"])
         except MediaError as error:
             return row | settled(attempt, "failed", error.cause, error.detail)
         except OSError as error:
             return row | settled(attempt, "failed", "io_error", str(error))
-        if not is_unchanged(given["uri"], given["source_id"]):
-            return row | {"video_id": None} | settled(attempt, "failed", "changed", CHANGED)
-        return row | {"duration_s": self._duration_s(given["uri"])} | settled(attempt)
+        if not unchanged:
+            return row | settled(attempt, "failed", "changed", CHANGED)
+        return row | {"video_id": video_id, "duration_s": self._duration_s(given["uri"])} | settled(attempt)
 
     def _duration_s(self, uri: str) -> float | None:
         """The header's word; a video that cannot be opened is refused with its cause when it is scanned."""
         try:
             return probe(open_source(uri), self.limits).duration_s
-        except MediaError:
+        except (MediaError, OSError):
             return None
 
 

@@ -190,7 +190,9 @@ def test_a_video_that_begins_black_is_not_cut_at_its_first_frame(fps: float | No
 @pytest.mark.parametrize("detector", DEFAULTS)
 @pytest.mark.parametrize("threshold", [0.0, -1.0])
 def test_a_threshold_that_every_frame_reaches_is_refused(detector: str, threshold: float) -> None:
-    with pytest.raises(SettingsError, match=f"detector {detector}: its threshold is {threshold:g}.*more than 0"):
+    with pytest.raises(
+        SettingsError, match=f"detector {detector}: its threshold is {threshold:g}.*more than 0"
+    ):
         Level(detector, None, threshold)
 
 

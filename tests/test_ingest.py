@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import polars as pl
+import pyarrow as pa
 import pytest
 
+import curation.ingest
 from curation.engine.local import run_shards
 from curation.engine.pool import Pool
+from curation.engine.work import Outputs, Unit
 from curation.footage.media import MediaLimits
 from curation.ingest import ASSIGN, GIVE, HASH, HashWork, ShardSize, assign, give
 from warehouse.audit import audit
@@ -116,6 +120,38 @@ def test_footage_in_an_object_store_is_read_through_its_filesystem(tmp_path: Pat
         run_shards(HashWork(MediaLimits()), remote, groups, pool, run_id="test")
     ids = [set(x.read_all("sources")["video_id"]) for x in (local, remote)]
     assert ids[0] == ids[1]
+
+
+def test_a_store_that_cannot_be_listed_costs_its_own_source_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both files can be read; then the store does not answer for one of them."""
+    uris = []
+    for name in ("good", "lost"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.mp4").write_bytes(name.encode())
+        uris.append(f"file://{tmp_path / name / 'a.mp4'}")
+    ledger, folder = _ledger(tmp_path / "w"), tmp_path / "rows"
+    (group,) = give(ledger, uris, run_id="test")
+    folder.mkdir()
+    listed = curation.ingest._list_remote
+
+    def unanswered(place: str) -> Iterator[dict[str, object]]:
+        if place == uris[1]:
+            raise OSError("the store does not answer")
+        return listed(place)
+
+    monkeypatch.setattr(curation.ingest, "_list_remote", unanswered)
+    unit = Unit(group, tuple(ledger.pending(HASH, group).attempts), (0, 0))
+    HashWork(MediaLimits()).run(ledger, unit, outputs := Outputs(folder))
+    outputs.close()
+    with pa.ipc.open_stream(folder / "sources.arrows") as stream:
+        rows = {row["uri"]: row for row in stream.read_all().to_pylist()}
+    assert [(rows[uri]["state"], rows[uri]["cause"]) for uri in uris] == [
+        ("done", None),
+        ("failed", "io_error"),
+    ]
+    assert rows[uris[1]]["video_id"] is None
 
 
 @pytest.fixture(autouse=True)
