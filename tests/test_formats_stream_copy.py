@@ -160,3 +160,16 @@ def test_real_footage(test_data: Path, tmp_path: Path, name: str) -> None:
 )  # fmt: skip
 def test_real_footage_of_other_kinds(test_data: Path, tmp_path: Path, name: str) -> None:
     check(test_data / "videos" / name, tmp_path)
+
+
+def test_a_source_that_vanishes_once_it_was_read_ends_nothing(tmp_path: Path) -> None:
+    path = footage.write_video(tmp_path / "a.mp4", [footage.texture(n, 48, 64) for n in range(12)], **H264)
+    _, pts = decode(path)
+
+    def place(clip: Clip) -> Path:
+        path.unlink(missing_ok=True)
+        return tmp_path / "copy"
+
+    ((_, copied),) = copy_clips(str(path), scenes(path, pts, (0, 12)), MediaLimits(), place)
+    assert isinstance(copied, Copied)
+    assert len(copied.pts) == 12

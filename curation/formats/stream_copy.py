@@ -75,15 +75,13 @@ def copy_clips(
     clips = sorted(clips, key=lambda c: c.start_pts)
     try:
         with open_video(open_source(uri), limits) as media:
-            packets = _read(media)
+            packets, time_base, suffix = _read(media), Fraction(media.stream.time_base), _suffix(media)
         chosen = {c.clip_id: choose(packets, c.start_pts, c.end_pts) for c in clips}
         _write(uri, clips, chosen, limits, place, packets)
     except (MediaError, OSError, av.FFmpegError) as error:
         failed = error if isinstance(error, MediaError) else MediaError("io_error", str(error))
         yield from ((clip, failed) for clip in clips)
         return
-    with open_video(open_source(uri), limits) as media:
-        time_base, suffix = Fraction(media.stream.time_base), _suffix(media)
     for clip in clips:
         numbers = chosen[clip.clip_id]
         if isinstance(numbers, MediaError):
