@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from footage import texture
 from PIL import Image
 
+from curation.footage import pictures
 from curation.footage.frames import Decoder
 from curation.footage.media import MediaLimits, open_video, probe
 from curation.scan import scan_video
@@ -79,6 +81,9 @@ def test_every_orientation_of_exif(tmp_path: Path, orientation: int) -> None:
     picture = Image.fromarray(np.ascontiguousarray(stored))
     assert distance(seen(saved(tmp_path / "a.png", picture, exif=exif)), PICTURE) == 0
     assert probe(saved(tmp_path / "a.jpg", picture, exif=exif)).display_size == (64, 40)
+    assert distance(seen(saved(tmp_path / "a.tiff", picture, exif=exif)), PICTURE) == 0
+    deep = Image.fromarray(np.ascontiguousarray(stored[..., 0]).astype(np.uint16) * 257)
+    assert distance(seen(saved(tmp_path / "deep.png", deep, exif=exif))[..., 0], PICTURE[..., 0]) == 0
 
 
 def test_other_kinds_of_pixels(tmp_path: Path) -> None:
@@ -120,16 +125,34 @@ def test_truncated_pictures_fail(tmp_path: Path, suffix: str) -> None:
 
 
 def test_a_picture_larger_than_allowed_is_not_decoded() -> None:
-    from warnings import catch_warnings, simplefilter
-
     bomb = io.BytesIO()
-    with catch_warnings():
-        simplefilter("ignore")
-        Image.new("1", (30_000, 30_000)).save(bomb, "PNG")
+    Image.new("1", (30_000, 30_000)).save(bomb, "PNG")
     for limits in (MediaLimits(), MediaLimits(max_width=40_000, max_height=40_000)):
         with pytest.raises(MediaError) as raised:
             probe(io.BytesIO(bomb.getvalue()), limits)
         assert raised.value.cause == "limit_size"
+
+
+def test_what_pillow_warns_of_is_not_told_and_what_the_caller_warns_of_is(tmp_path: Path) -> None:
+    """EXIF that ends before its first entry; warnings are errors here."""
+    path = saved(tmp_path / "a.jpg", exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff")
+    with pytest.warns(UserWarning, match="Corrupt EXIF"), Image.open(path) as image:
+        image.getexif()
+    assert distance(seen(path), PICTURE) < 5
+    with open_video(path), pytest.raises(UserWarning, match="a word of the caller"):
+        warnings.warn("a word of the caller", stacklevel=1)
+
+
+@pytest.mark.parametrize("ours", ["_upright_rgb", "_write"])
+def test_a_defect_of_ours_is_not_the_pictures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ours: str
+) -> None:
+    def defect(*_: object) -> None:
+        raise TypeError("ours")
+
+    monkeypatch.setattr(pictures, ours, defect)
+    with pytest.raises(TypeError, match="ours"):
+        probe(saved(tmp_path / "a.png"))
 
 
 def test_bits_are_those_of_the_file(tmp_path: Path) -> None:

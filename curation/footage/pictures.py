@@ -38,6 +38,16 @@ _STILL_MS = 40
 """How long a still picture is shown: one frame at 25 a second, as FFmpeg has it."""
 _MUXING = {"fflags": "+bitexact", "video_track_timescale": "1000"}
 _SPOOL_BYTES = 64 << 20
+_UPRIGHT = {
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_270",
+    7: "TRANSVERSE",
+    8: "ROTATE_90",
+}
+"""What undoes each orientation of EXIF (CIPA DC-008, 4.6.4), in Pillow's words."""
 _BROKEN = (
     OSError,
     ValueError,
@@ -70,15 +80,29 @@ def as_film(
     """
     from PIL import Image
 
-    with tempfile.SpooledTemporaryFile(_SPOOL_BYTES) as film, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of odd metadata and large sizes, which have their own errors here
+    with tempfile.SpooledTemporaryFile(_SPOOL_BYTES) as film:
+        with _reading(name, kind):
+            image = Image.open(handle, formats=(kind,))
+        with image:
+            if image.width > max_size[0] or image.height > max_size[1]:
+                allowed = "x".join(map(str, max_size))
+                detail = f"{name} is {image.width}x{image.height}, max_width x max_height is {allowed}"
+                raise MediaError("limit_size", detail)
+            _write(film, _frames(image, name, max_frames))
+        film.seek(0)
+        yield film
+
+
+@contextmanager
+def _reading(name: str, kind: str) -> Iterator[None]:
+    """Around Pillow's readers alone: their errors are the file's; so is what they warn of, odd metadata or size."""
+    from PIL import Image
+
+    with warnings.catch_warnings():
+        for category in (UserWarning, Image.DecompressionBombWarning):  # what is too large has an error here
+            warnings.simplefilter("ignore", category)
         try:
-            with Image.open(handle, formats=(kind,)) as image:
-                if image.width > max_size[0] or image.height > max_size[1]:
-                    allowed = "x".join(map(str, max_size))
-                    detail = f"{name} is {image.width}x{image.height}, max_width x max_height is {allowed}"
-                    raise MediaError("limit_size", detail)
-                _write(film, _frames(image, name, max_frames))
+            yield
         except Image.DecompressionBombError as error:
             raise MediaError("limit_size", f"{name}: {error}") from error
         except Image.UnidentifiedImageError as error:
@@ -86,40 +110,39 @@ def as_film(
         except _BROKEN as error:
             cause = "truncated" if "truncated" in str(error) or isinstance(error, EOFError) else "corrupt"
             raise MediaError(cause, f"{name} cannot be read as {kind}: {error}") from error
-        film.seek(0)
-        yield film
 
 
 def _frames(image: Image.Image, name: str, max_frames: int) -> Iterator[tuple[Image.Image, int]]:
     """Pictures, and how many milliseconds each is shown."""
+    from PIL.ExifTags import Base
+
     count = getattr(image, "n_frames", 1) if image.format == "WEBP" else 1
     if count > max_frames:
         raise MediaError("limit_frames", f"{name} has {count} frames, max_frames is {max_frames}")
     for number in range(count):
-        if count > 1:
-            image.seek(number)
-        image.load()
-        yield _upright_rgb(image, name), max(1, int(image.info.get("duration") or _STILL_MS))
+        with _reading(name, str(image.format)):
+            if count > 1:
+                image.seek(number)
+            image.load()
+            orientation = image.getexif().get(Base.Orientation)
+        duration = int(image.info.get("duration") or _STILL_MS)
+        yield _upright_rgb(image, orientation, name), max(1, duration)
 
 
-def _upright_rgb(image: Image.Image, name: str) -> Image.Image:
-    from PIL import Image, ImageOps
+def _upright_rgb(image: Image.Image, orientation: int | None, name: str) -> Image.Image:
+    from PIL import Image
 
     if image.mode.startswith("I;16"):
         deep = np.asarray(image).astype(np.uint32)
-        image = _with_exif_of(image, Image.fromarray(((deep + 128) // 257).astype(np.uint8)))
+        image = Image.fromarray(((deep + 128) // 257).astype(np.uint8))
     if image.mode in ("I", "F"):
         raise MediaError("no_decoder", f"{name}: pixels of kind {image.mode} have no range to be shown in")
-    image = ImageOps.exif_transpose(image)
+    if orientation in _UPRIGHT:
+        image = image.transpose(Image.Transpose[_UPRIGHT[orientation]])
     if "A" in image.mode or "a" in image.mode or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
-
-
-def _with_exif_of(image: Image.Image, other: Image.Image) -> Image.Image:
-    other.info["exif"] = image.getexif().tobytes()
-    return other
 
 
 def _write(film: BinaryIO, frames: Iterator[tuple[Image.Image, int]]) -> None:
