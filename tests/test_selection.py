@@ -34,6 +34,30 @@ def test_the_worst_quarter_goes_and_the_first_filter_gives_the_reason() -> None:
     assert verdicts["failed_filters"].to_list()[0] == ["motion", "text_area"]
 
 
+def test_what_cannot_be_known_is_let_be_and_what_is_missing_is_rejected() -> None:
+    scores = _scores([None, None, 1, 2, 3, 4], [None, 0.5, 0, 0, 0, 0])
+    unknown = [["motion", "text_area"], [], [], [], [], []]
+    scores = scores.with_columns(pl.Series("unknown", unknown, pl.List(pl.String)))
+    thresholds = freeze(FILTERS, scores)
+    assert (thresholds[0].value, thresholds[0].reference_clips) == (2.0, 4)
+    verdicts = judge(thresholds, scores)
+    assert verdicts["rejected_by"].to_list() == [None, "motion:missing", "motion", None, None, None]
+    assert verdicts["failed_filters"].to_list()[1] == ["motion:missing", "text_area"]
+    motion, text = funnel(thresholds, scores)
+    assert (motion["unknown"], motion["exempt"], motion["rejects_alone"]) == (1, 0, 2)
+    assert (motion["rejected"], motion["kept"]) == (2, 4)
+    assert (text["unknown"], text["rejects_alone"], text["rejected"], text["kept"]) == (1, 1, 0, 4)
+
+
+def test_where_no_clip_can_have_a_score_its_filter_gets_no_threshold() -> None:
+    scores = _scores([None, None], [0.0, 0.0])
+    unknown = scores.with_columns(pl.Series("unknown", [["motion"]] * 2))
+    assert [t.score for t in freeze(FILTERS, unknown)] == ["text_area"]
+    one_is_missing = scores.with_columns(pl.Series("unknown", [["motion"], []]))
+    with pytest.raises(SettingsError, match="motion: no clip has this score"):
+        freeze(FILTERS, one_is_missing)
+
+
 def test_a_clip_on_the_threshold_is_kept_so_ties_are_never_split() -> None:
     scores = _scores([0.0] * 9 + [5.0], [0.0] * 10)
     assert judge(freeze(FILTERS, scores), scores)["kept"].all()

@@ -13,7 +13,8 @@ import pytest
 from warehouse_builder import SELECTION, STEPS, build_warehouse
 
 from curation.selection.duplicates import DuplicateConfig
-from curation.selection.verdicts import current, select, select_step
+from curation.selection.filters import SCORES
+from curation.selection.verdicts import current, gather_scores, select, select_step
 from screen.report.examples import examples
 from screen.report.footage import read_videos
 from screen.report.scores import funnel_rows, judged
@@ -66,6 +67,53 @@ def test_explain_funnel_report_and_audit_tell_it(ledger: Ledger) -> None:
     reasons = {c.clip_id: c.reason for c in examples(ledger, clips, spans, videos).rejected}
     shown = [f for f in fallen if f["clip_id"] in reasons]
     assert shown and all(f["near_duplicate_of"][:12] in reasons[f["clip_id"]] for f in shown)
+
+
+def test_a_score_that_was_skipped_rejects_no_clip_and_one_that_failed_does(ledger: Ledger) -> None:
+    """The builder's: motion is skipped for a clip of each shard, text detection fails on another."""
+    skipped = ledger.read_all("motion").filter(state="skipped")["clip_id"].to_list()
+    failed = ledger.read_all("text_area").filter(state="failed")["clip_id"].to_list()
+    filters = {r["clip_id"]: r["failed_filters"] for r in verdicts(ledger).to_dicts()}
+    assert len(skipped) == len(failed) == 2
+    assert not any("motion" in name for clip in skipped for name in filters[clip])
+    assert all("text_area:missing" in filters[clip] for clip in failed)
+    counts = {row["score"]: row["unknown"] for row in judged(ledger).funnel}
+    assert {score: n for score, n in counts.items() if n} == {"motion": 2}
+    assert {row.score: row.let_be for row in funnel_rows(judged(ledger))} == counts
+    told = explain(ledger, skipped[0])
+    assert next(s for s in told.scores if s.name == "motion").passed is None
+    assert "skipped (no_pairs)" in render(told) and "cannot be known, so is let be by >=" in render(told)
+    assert next(s for s in explain(ledger, failed[0]).scores if s.name == "text_area").passed is False
+
+
+def test_null_in_a_row_that_is_done_is_unknown_and_no_row_is_missing(tmp_path: Path) -> None:
+    built = build_warehouse(tmp_path / "w")
+    scores = {name: SCORES[name] for name in ("camera_motion", "motion", "duration")}
+    rows = built.read_all("motion").sort("clip_id")
+    shaky = rows.filter(state="done")["clip_id"][0]
+    no_camera = pl.when(clip_id=shaky).then(None).otherwise("camera_motion").alias("camera_motion")
+    table = rows.with_columns(no_camera).to_arrow().cast(TABLES["motion"].schema)
+    (motion,) = (s for s in STEPS if s.name == "motion")
+    for shard in built.shards():
+        built.commit(motion, shard, {"motion": table.to_batches()}, run_id="again")
+    unknown = dict(gather_scores(built, None, scores).select("clip_id", "unknown").iter_rows())
+    skipped = {c: ["camera_motion", "motion"] for c in rows.filter(state="skipped")["clip_id"]}
+    assert {clip: names for clip, names in unknown.items() if names} == skipped | {shaky: ["camera_motion"]}
+    for part in (part for parts in built.parts("motion").values() for part in parts):
+        Path(built.store.path(part.path)).unlink()
+    assert not any(gather_scores(built, None, scores)["unknown"].to_list())
+
+
+def test_a_selection_frozen_without_a_score_says_so_once_a_clip_can_have_it(
+    tmp_path: Path,
+) -> None:
+    built = build_warehouse(tmp_path / "w")
+    path = Path(built.store.root, f"selections/default.{built.plan.keys['verdicts']}.json")
+    body = json.loads(path.read_text())
+    body["thresholds"] = [t for t in body["thresholds"] if t["score"] != "motion"]
+    path.write_text(json.dumps(body))
+    with pytest.raises(SettingsError, match=r"no clip could have motion .*select under another name"):
+        select(built, SELECTION, run_id="again")
 
 
 def test_a_selection_that_died_between_two_shards_ends_as_if_it_had_not(tmp_path: Path) -> None:

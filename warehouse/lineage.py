@@ -70,7 +70,8 @@ class ScoreFact:
     `percentile`: 0 to 100, the share of scored clips with a lower value, ties counted half; `num_scored` clips have
     the score. `model`: which weights made it, null where none did. `threshold`: the frozen selection's, with its
     `value`, the `better` end, the share to `drop` and the `reference_clips` it came from; null when the selection does
-    not filter by this score. `passed`: null without a threshold; a missing value does not pass.
+    not filter by this score. `passed`: null without a threshold, and where the step found that the clip can have no such
+    score (null in a row that is done or skipped): the filter lets it be. A value that is missing does not pass.
     """
 
     name: str
@@ -256,7 +257,7 @@ class _Life:
             cause=row.get("cause"),
             detail=row.get("detail"),
             threshold=threshold,
-            passed=None if threshold is None else _passes(threshold, value),
+            passed=None if threshold is None else _passes(threshold, value, row["state"]),
         )
 
     def verdict(self, selection: FrozenSelection | None) -> dict[str, Any] | None:
@@ -297,9 +298,9 @@ def _percentile(everyone: pl.Series, value: float) -> float:
     return 100 * ((everyone < value).mean() + (everyone == value).mean() / 2)
 
 
-def _passes(threshold: Mapping[str, Any], value: float | None) -> bool:
+def _passes(threshold: Mapping[str, Any], value: float | None, state: str) -> bool | None:
     if value is None:
-        return False
+        return None if state in ("done", "skipped") else False
     return value >= threshold["value"] if threshold["better"] == "high" else value <= threshold["value"]
 
 
@@ -387,7 +388,8 @@ def _threshold_words(score: ScoreFact) -> str:
     if score.threshold is None:
         return ""
     sign = ">=" if score.threshold["better"] == "high" else "<="
-    return f"{'passes' if score.passed else 'fails'} {sign} {score.threshold['value']:.4g}"
+    word = {True: "passes", False: "fails", None: "cannot be known, so is let be by"}[score.passed]
+    return f"{word} {sign} {score.threshold['value']:.4g}"
 
 
 def _verdict_lines(verdict: Mapping[str, Any] | None) -> list[str]:

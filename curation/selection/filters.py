@@ -3,10 +3,13 @@
 SVD (section 3.3, appendix E.2) drops the worst share of a reference set by one score at a time and reuses the absolute
 thresholds on everything. Here a filter names a score and the share to drop from its low or its high end; `freeze` turns
 the shares into absolute thresholds, and `judge` applies those. A clip exactly on a threshold is kept, so that ties
-(many clips with no text at all) are never split by chance. A clip without the score is rejected, as `<score>:missing`.
+(many clips with no text at all) are never split by chance. A clip whose score is missing, because its step failed or has
+not come to it, is rejected as `<score>:missing`.
 
-Scores of time (`Score.of_time`) say nothing of a still picture, a clip of one frame: filters by them neither reject stills
-nor count them when a threshold is frozen, and the funnel says how many each let pass so (`exempt`).
+Two kinds of clips a filter lets be: it neither rejects them nor counts them when a threshold is frozen. Scores of time
+(`Score.of_time`) say nothing of a still picture, a clip of one frame (`exempt` in the funnel). And some clips can have no
+such score, as their step found (`unknown` in the funnel): no overlay can be told from a scene that stands still, no camera
+from what it films where nothing moves together.
 """
 
 from __future__ import annotations
@@ -63,6 +66,9 @@ SCORES: dict[str, Score] = {
 
 STILL = "still"
 """Column of scores: the clip has one frame. Where it is left out, no clip has."""
+UNKNOWN = "unknown"
+"""Column of scores: names of those that its clip can have no value of, though their steps did what they could. Where it
+is left out, whatever a clip lacks is missing."""
 
 
 @dataclass(frozen=True)
@@ -121,21 +127,29 @@ def score_columns(config: SelectionConfig) -> dict[str, Score]:
 
 
 def freeze(config: SelectionConfig, scores: pl.DataFrame) -> list[Threshold]:
-    """Absolute thresholds from reference clips; none for filters that apply to none of them, all being stills.
+    """Absolute thresholds from reference clips; none for filters that are for none of them (see `applies`).
 
     Args:
-        scores: one column per score of the selection, null where a clip has none, and perhaps `STILL`.
+        scores: one column per score of the selection, null where a clip has none, and perhaps `STILL` and `UNKNOWN`.
 
     Raises:
         SettingsError: no clip has a score that a share is to be dropped by.
     """
-    applied = [(f, scores.filter(_applies(f.score, scores))[f.score]) for f in config.filters]
+    applied = [(f, scores.filter(applies(f.score, scores))[f.score]) for f in config.filters]
     return [_freeze(f, values.drop_nulls()) for f, values in applied if len(values) or not len(scores)]
 
 
-def _applies(score: str, scores: pl.DataFrame) -> pl.Expr:
-    """Whether a filter by the score is for a clip."""
-    return ~pl.col(STILL) if STILL in scores.columns and SCORES[score].of_time else pl.lit(True)
+def applies(score: str, scores: pl.DataFrame) -> pl.Expr:
+    """Whether a filter by the score is for a clip: a still has no score of time, and some scores cannot be known."""
+    return ~_is_exempt(score, scores) & ~_is_unknown(score, scores)
+
+
+def _is_exempt(score: str, scores: pl.DataFrame) -> pl.Expr:
+    return pl.col(STILL) if STILL in scores.columns and SCORES[score].of_time else pl.lit(False)
+
+
+def _is_unknown(score: str, scores: pl.DataFrame) -> pl.Expr:
+    return pl.col(UNKNOWN).list.contains(score) if UNKNOWN in scores.columns else pl.lit(False)
 
 
 def _freeze(filter_: Filter, values: pl.Series) -> Threshold:
@@ -167,7 +181,7 @@ def judge(
         copies: what a near-duplicate is a copy of, by its id.
     """
     failures = [
-        pl.when(~_applies(t.score, scores))
+        pl.when(~applies(t.score, scores))
         .then(None)
         .when(pl.col(t.score).is_null())
         .then(pl.lit(f"{t.score}:missing"))
@@ -201,14 +215,15 @@ def funnel(thresholds: Sequence[Threshold], scores: pl.DataFrame) -> list[dict[s
     """One row per filter: how many it rejects alone, and how many are left after it and all before it."""
     rows, left = [], scores
     for threshold in thresholds:
-        applies = _applies(threshold.score, scores)
-        fails = applies & ~passes(threshold).fill_null(False)
+        exempt = _is_exempt(threshold.score, scores)
+        unknown = _is_unknown(threshold.score, scores) & ~exempt
+        fails = applies(threshold.score, scores) & ~passes(threshold).fill_null(False)
         alone = scores.filter(fails).height
         before, left = left.height, left.filter(~fails)
         rows.append(
             asdict(threshold)
             | {"rejects_alone": alone, "in": before, "rejected": before - left.height, "kept": left.height}
-            | {"exempt": scores.filter(~applies).height}
+            | {"exempt": scores.filter(exempt).height, "unknown": scores.filter(unknown).height}
         )
     return rows
 
@@ -219,8 +234,8 @@ def duplicates_stage(config: DuplicateConfig, verdicts: pl.DataFrame) -> list[di
         return []
     kept, fell = verdicts["rejected_by"].is_null().sum(), (verdicts["rejected_by"] == REASON).sum()
     threshold = Threshold(REASON, "high", float(config.max_bits), None, 0)
-    counts = {"rejects_alone": fell, "in": kept + fell, "rejected": fell, "kept": kept, "exempt": 0}
-    return [asdict(threshold) | counts]
+    counts = {"rejects_alone": fell, "in": kept + fell, "rejected": fell, "kept": kept}
+    return [asdict(threshold) | counts | {"exempt": 0, "unknown": 0}]
 
 
 def frozen(

@@ -13,10 +13,12 @@ from curation.annotators.aesthetics import FRAMES
 from curation.selection.duplicates import DuplicateConfig, Fingerprint, near_duplicates, ranked
 from curation.selection.filters import (
     STILL,
+    UNKNOWN,
     Filter,
     Score,
     SelectionConfig,
     Threshold,
+    applies,
     duplicates_stage,
     freeze,
     frozen,
@@ -52,21 +54,32 @@ def select_step(config: SelectionConfig) -> Step:
     compared = _COMPARED if config.duplicates.drop else ()
     embedded = ("embeddings",) if config.duplicates.compares_embeddings else ()
     tables = dict.fromkeys(["clips", *scores, *compared, *embedded])
-    return Step("select", 4, tuple(tables), ("verdicts",), asdict(config))
+    return Step("select", 5, tuple(tables), ("verdicts",), asdict(config))
 
 
 def gather_scores(ledger: Ledger, shard: str | None, scores: Mapping[str, Score]) -> pl.DataFrame:
-    """One row per clip: id, `STILL`, and one column per score, null where it has none. All shards if `shard` is None."""
+    """One row per clip: id, `STILL`, `UNKNOWN`, and one column per score, null where it has none.
+
+    What a step skipped, or left null in a row that is done, is unknown; what it failed at or has no row of is missing.
+    All shards if `shard` is None.
+    """
 
     def rows(table: str, columns: list[str]) -> pl.DataFrame:
         return ledger.read_all(table, columns) if shard is None else ledger.read(table, shard, columns)
 
     gathered = rows("clips", ["clip_id", "state", "num_frames"]).filter(pl.col("state") == "done")
     gathered = gathered.select("clip_id", (pl.col("num_frames") == 1).alias(STILL))
+    unknown = []
     for name, score in scores.items():
-        values = rows(score.table, ["clip_id", score.column]).rename({score.column: name})
+        values = rows(score.table, ["clip_id", score.column, "state"])
+        settled = pl.col("state").is_in(["done", "skipped"]) & pl.col(score.column).is_null()
+        values = values.select(
+            "clip_id", pl.col(score.column).alias(name), settled.alias(f"{UNKNOWN}:{name}")
+        )
         gathered = gathered.join(values, on="clip_id", how="left")
-    return gathered.sort("clip_id")
+        unknown.append(pl.when(f"{UNKNOWN}:{name}").then(pl.lit(name)))
+    names = pl.concat_list(unknown).list.drop_nulls() if unknown else pl.lit([], pl.List(pl.String))
+    return gathered.sort("clip_id").select("clip_id", STILL, names.alias(UNKNOWN), *scores)
 
 
 def select(ledger: Ledger, config: SelectionConfig, *, run_id: str) -> Selected:
@@ -165,13 +178,14 @@ def _freeze_once(
 def _load_complete(
     ledger: Ledger, config: SelectionConfig, path: str, everything: pl.DataFrame
 ) -> list[Threshold]:
-    """Frozen thresholds; those of a selection that was frozen when all clips were stills lack the scores of time."""
+    """Frozen thresholds; there are none for what no clip could have when they were frozen, as stills have no motion."""
     thresholds = load_thresholds(ledger, path)
     lacking = sorted({f.score for f in config.filters} - {t.score for t in thresholds})
-    if lacking and not everything[STILL].all():
+    if wanting := [name for name in lacking if everything.filter(applies(name, everything)).height]:
         raise SettingsError(
-            f"selection {config.name} was frozen over still pictures alone, so it has no threshold for "
-            f"{', '.join(lacking)}; now there is footage that moves: select under another name"
+            f"selection {config.name} was frozen when no clip could have {', '.join(wanting)} (still pictures, or "
+            "clips of which it cannot be known), so it has no threshold for it; now there are clips that can: "
+            "select under another name"
         )
     return thresholds
 

@@ -186,7 +186,9 @@ class FunnelRow:
     came: int
     rejected: int
     missing: int
-    """Of the rejected: those that have no such score."""
+    """Of the rejected: those whose score is missing."""
+    let_be: int
+    """Clips that the filter is not for: stills, and those of which the score cannot be known."""
     kept: int
     kept_share: str
     alone: int
@@ -211,6 +213,7 @@ def _funnel_row(
         came=row["in"],
         rejected=row["rejected"],
         missing=missing,
+        let_be=row["exempt"] + row["unknown"],
         kept=row["kept"],
         kept_share=share(row["kept"], whole),
         alone=row["rejects_alone"],
