@@ -92,7 +92,7 @@ def pair_means(gray0_HW: NDArray[np.uint8], gray1_HW: NDArray[np.uint8]) -> NDAr
     """`flow_means`, and the parts of `CameraMotion` (NaN where there is none), all in pixels as there."""
     flow_HW2 = farneback(gray0_HW, gray1_HW)
     camera = camera_motion(gray0_HW, gray1_HW, flow_HW2)
-    parts = [getattr(camera, part, np.nan) for part in PARTS]
+    parts = [np.nan] * len(PARTS) if camera is None else [getattr(camera, part) for part in PARTS]
     return np.array([*vector_means(flow_HW2), *parts]) * (_UNIT_SHORT_PX / min(gray0_HW.shape))
 
 
