@@ -76,7 +76,8 @@ def annotate(name: str, flags: Mapping[str, Any], toml: str | Path | None = None
     config = settings.curation()
     if name not in dict(config.annotators):
         raise SettingsError(
-            f"annotator {name!r} is off; name its weights by --set annotators.{name}.weights=FILE"
+            f"annotator {name!r} is off, as its settings say: {dict(settings.annotators)[name]}; turn it on by "
+            f"--set annotators.{name}.SETTING=VALUE"
         )
     wanted = tuple((n, c) for n, c in config.annotators if n in current.keys or n == name)
     config = replace(config, annotators=wanted)

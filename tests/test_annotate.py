@@ -130,7 +130,8 @@ def test_an_annotator_that_needs_weights_is_off_until_they_are_named(
     env = env_of(warehouse, documented(tmp_path))  # another test may have selected by it
     off = cutroom("annotate", warehouse, "raft_motion", env=env)
     assert off.returncode == 2
-    assert "annotators.raft_motion.weights=FILE" in off.stderr
+    assert "annotator 'raft_motion' is off, as its settings say: RaftMotionConfig(weights=None," in off.stderr
+    assert "--set annotators.raft_motion.SETTING=VALUE" in off.stderr
     assert not (warehouse / "raft_motion").exists()
     weights = test_data / "weights" / "raft_small_torchvision_keys.pth"
     small = [f"annotators.raft_motion.{name}={value}" for name, value in (("width", 128), ("height", 128))]
