@@ -68,7 +68,7 @@ def explain(
 ) -> None:
     """Tell a clip's whole life: source, scores, thresholds, captions, and what it went into."""
     from warehouse.lineage import explain as run_explain
-    from warehouse.lineage import render
+    from warehouse.lineage_text import render
 
     explanation = run_explain(_ledger(warehouse), clip)
     console.emit(explanation.as_json(), json, lambda: print(render(explanation)))

@@ -11,6 +11,7 @@ from typing import Any
 
 from prefect.runtime import flow_run
 
+from curation.annotators.base import is_on
 from curation.annotators.registry import ANNOTATORS
 from curation.engine.pool import Pool
 from curation.pipeline import PRELOAD, make_plan
@@ -44,9 +45,16 @@ def _without_weights(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def selected_earlier(store: Store) -> dict[str, Any]:
-    """The sections that curation leaves to later commands, as the warehouse has them."""
+    """The sections that curation leaves to later commands, and annotators that are off unless somebody turned them on,
+    as the warehouse has them.
+    """
     sections = settings_of(Plan.load(store)) if store.exists("plans/current.json") else {}
-    return {name: sections[name] for name in ("selection", "encode", "pack") if name in sections}
+    kept = {name: sections[name] for name in ("selection", "encode", "pack") if name in sections}
+    chosen = sections.get("annotators", {})
+    turned_on = {
+        n: chosen[n] for n, kind in ANNOTATORS.items() if n in chosen and not is_on(kind.config_type())
+    }
+    return kept | ({"annotators": turned_on} if turned_on else {})
 
 
 def later_plan(settings: Settings, current: Plan, *further: Step) -> Plan:

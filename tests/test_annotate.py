@@ -124,6 +124,7 @@ def test_an_annotator_that_is_not_there_is_named_with_those_that_are(warehouse: 
     assert "there is no annotator 'beauty'; known are motion, raft_motion, text_area" in done.stderr
 
 
+@pytest.mark.long
 def test_an_annotator_that_needs_weights_is_off_until_they_are_named(
     warehouse: Path, test_data: Path, tmp_path: Path
 ) -> None:
@@ -144,7 +145,7 @@ def test_an_annotator_that_needs_weights_is_off_until_they_are_named(
     assert both["num_pairs"].to_list() == both["num_pairs_farneback"].to_list()
     assert both["score"].min() > 0
     assert cutroom("audit", warehouse, env=env).returncode == 0
-    for command in (("select", "--filter", "raft_motion=25%"), ("encode",)):
+    for command in (("select", "--filter", "raft_motion=25%"), ("encode",), ("curate",)):
         run(*command, "-w", warehouse, env=env)
         plan = Plan.load(Store(warehouse))
         assert plan.config["raft_motion"]["weights"] == str(weights), "named once, it holds for what follows"

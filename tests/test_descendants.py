@@ -14,7 +14,8 @@ from tiny_run import IMAGES, VIDEO, train_two_stages
 from warehouse_builder import build_warehouse
 
 from warehouse.ledger import Ledger
-from warehouse.lineage import explain, render
+from warehouse.lineage import explain
+from warehouse.lineage_text import render
 from warehouse.store import Store
 
 

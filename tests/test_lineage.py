@@ -17,7 +17,8 @@ from warehouse_builder import RUN_ID, SELECTION, STEP, build_warehouse, commit, 
 from curation.selection.filters import SCORES
 from warehouse.errors import WarehouseError
 from warehouse.ledger import Ledger
-from warehouse.lineage import Explanation, explain, render, score_columns
+from warehouse.lineage import Explanation, explain, score_columns
+from warehouse.lineage_text import render
 from warehouse.schema import TABLES
 from warehouse.store import Store
 
@@ -143,7 +144,8 @@ def test_a_span_that_is_no_clip_says_why(ledger: Ledger) -> None:
     skipped = ledger.read_all("clips").filter(pl.col("cause") == "too_short")["clip_id"][0]
     told = explain(ledger, skipped)
     assert (told.clip["state"], told.clip["cause"], told.verdict) == ("skipped", "too_short", None)
-    assert {s.state for s in told.scores if s.table != "clips"} == {"pending"}
+    assert {s.state for s in told.scores if s.table != "clips"} == {"none"}, "it is no clip, and never scored"
+    assert {s.passed for s in told.scores} == {None}
     assert "no clip: too_short" in render(told)
 
 

@@ -21,7 +21,8 @@ from screen.report.scores import funnel_rows, judged
 from warehouse.audit import audit
 from warehouse.errors import SettingsError, WarehouseError
 from warehouse.ledger import Ledger
-from warehouse.lineage import explain, render
+from warehouse.lineage import explain
+from warehouse.lineage_text import render
 from warehouse.plan import Plan
 from warehouse.schema import TABLES
 
