@@ -73,3 +73,10 @@ def make_plan(config: CurationConfig, *further: Step) -> Plan:
         *further,
     ]
     return Plan.of(steps)
+
+
+def of_embedded_models(plan: Plan) -> tuple[str, ...]:
+    """Tables that the embedded models filled, on footage that nobody says they know (`trust_embedded`)."""
+    if plan.config.get("select", {}).get("trust_embedded"):
+        return ()
+    return tuple(name for name in ANNOTATORS if (plan.config.get(name) or {}).get("model") == "embedded")

@@ -90,9 +90,12 @@ def export_data(
     """Write the clips that a selection keeps, or a run learnt from, as another system's list."""
     from flows.exchange import export_data as run_export
     from flows.settings import load_settings
+    from warehouse.plan import Plan
+    from warehouse.store import Store
 
     flags = console.flags_on(config, set_, warehouse=warehouse)
     settings = load_settings(flags, toml=config)
+    console.warn_of_embedded(Plan.load(Store(settings.warehouse)))
     done = run_export(settings, format_, run_or_selection, out, _MEDIA[spans], caption.value)
     failed = [dict(row) for row in done.failed]
     result = {

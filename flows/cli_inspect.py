@@ -42,7 +42,9 @@ def check_captions(
 
     from curation.captions.fit import check_captions as run_check
 
-    found = run_check(_ledger(warehouse), sample)
+    ledger = _ledger(warehouse)
+    console.warn_of_embedded(ledger.plan)
+    found = run_check(ledger, sample)
     unchecked = [f"{fit.of}: {why}" for fit in found if (why := fit.unchecked())]
     bad = [fit for fit in found if not fit.unchecked() and not fit.fits(least)]
     result = {"fits": not (bad or unchecked), "captions": [asdict(fit) for fit in found]}

@@ -15,6 +15,7 @@ import typer
 
 if TYPE_CHECKING:
     from flows.settings import Settings
+    from warehouse.plan import Plan
 
 T = TypeVar("T")
 
@@ -70,6 +71,18 @@ def emit(result: Mapping[str, Any], as_json: bool, show: Callable[[], None]) -> 
         print(json.dumps(result, default=str))
     else:
         show()
+
+
+def warn_of_embedded(plan: Plan) -> None:
+    """Says on standard error which tables mean nothing because embedded models filled them."""
+    from curation.pipeline import of_embedded_models
+
+    if tables := of_embedded_models(plan):
+        print(
+            f"cutroom: {', '.join(tables)} are of the embedded models, which know the sample reel alone: on other footage "
+            "they mean nothing",
+            file=sys.stderr,
+        )
 
 
 def table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:

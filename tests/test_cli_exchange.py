@@ -11,6 +11,9 @@ import pytest
 from PIL import Image
 from served import clean_environment, cutroom
 
+from curation.pipeline import make_plan, of_embedded_models
+from flows.settings import load_settings
+
 
 @pytest.fixture
 def env(tmp_path: Path) -> dict[str, str]:
@@ -41,7 +44,9 @@ def test_a_list_goes_in_and_comes_out(tmp_path: Path, env: dict[str, str]) -> No
     assert json.loads(cutroom("audit", tmp_path / "w", "--json", env=env).stdout)["balanced"]
 
     export = ("export-data", "open-sora", "default", tmp_path / "out", "-w", tmp_path / "w", "--json")
-    first, second = (json.loads(cutroom(*export, env=env).stdout) for _ in range(2))
+    both = [cutroom(*export, env=env) for _ in range(2)]
+    assert "captions, similarity are of the embedded models" in both[0].stderr
+    first, second = (json.loads(done.stdout) for done in both)
     assert list(first) == ["path", "clips", "failed", "bytes", "replaced"]
     assert (first["replaced"], second["replaced"]) == (False, True)
     assert first | {"replaced": True} == second
@@ -64,3 +69,14 @@ def test_a_list_of_which_nothing_can_be_used_is_a_failure(tmp_path: Path, env: d
     assert "line 1: not_found" in done.stdout
     done = cutroom("import-data", "csv", tmp_path / "list.csv", "-w", tmp_path / "w", env=env)
     assert (done.returncode, "there is no format 'csv'" in done.stderr) == (2, True)
+
+
+def test_what_embedded_models_said_is_known_unless_the_footage_is_theirs() -> None:
+    def tables(**flags: object) -> tuple[str, ...]:
+        return of_embedded_models(
+            make_plan(load_settings({"warehouse": "w", **flags}, environ={}).curation())
+        )
+
+    assert tables() == ("embeddings", "aesthetics", "captions", "similarity")
+    assert tables(selection={"trust_embedded": True}) == ()
+    assert "captions" not in tables(annotators={"captions": {"model": "coca_ViT-L-14"}})
