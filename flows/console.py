@@ -88,18 +88,20 @@ def warn_of_embedded(plan: Plan) -> None:
 def table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """Prints rows as a table on standard output; columns in the order in which they first come."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    drawn = Table(*columns, title=title, title_justify="left")
+    drawn = Table(*(Column(name, overflow="fold") for name in columns), title=title, title_justify="left")
     for row in rows:
         drawn.add_row(*(_cell(row.get(name)) for name in columns))
-    Console().print(drawn)
+    Console(width=None if sys.stdout.isatty() else 200).print(drawn)
 
 
 def states(title: str, counts: Mapping[str, Mapping[str, int]], new_rows: Mapping[str, int]) -> None:
     """Prints how the ids of some tables stand, and what the command added."""
-    table(title, [{"table": name, **of_table} for name, of_table in counts.items()])
+    from tasks.artifacts import by_cause
+
+    table(title, [{"table": name, **by_cause(of_table)} for name, of_table in counts.items()])
     rows = sum(new_rows.values())
     print(f"{rows} new rows" if rows else "nothing to do: everything had been done with these settings")
 

@@ -20,6 +20,7 @@ from tasks import artifacts
 from tasks.selecting import States, count_states, refuse_total_failure, select_clips
 from tasks.windows import Engine, run_windows, windows
 from warehouse.errors import SettingsError
+from warehouse.schema import TABLES
 from warehouse.store import Store
 
 
@@ -95,7 +96,8 @@ def _score_and_select(engine: Engine, config: CurationConfig, window_shards: int
         for work in works:
             rows += run_windows(work, engine, over).rows
         settled.update(shards)
-    states = count_states(ledger, ["sources", *(w.step.ledger_table for w in works)])
+    stateful = [table for work in works for table in work.step.writes if TABLES[table].stateful]
+    states = count_states(ledger, ["sources", *stateful])
     artifacts.show_states(states)
     refuse_total_failure(ledger, states)
     selected = select_clips(ledger, config.selection, engine.run_id)

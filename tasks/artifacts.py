@@ -20,11 +20,17 @@ _BINS = 40
 _PICTURE_PX = 1024
 
 
+def by_cause(counts: Mapping[str, int]) -> dict[str, int | str]:
+    """The counts of a table as a row for people: its states, and how many of what in words."""
+    states: dict[str, int | str] = {k: n for k, n in counts.items() if ": " not in k}
+    return states | {"of what": ", ".join(f"{n} {k.split(': ')[1]}" for k, n in counts.items() if ": " in k)}
+
+
 def show_states(states: Mapping[str, Mapping[str, int]]) -> None:
     """A table of how many ids of each table are in which state."""
     if in_flow_run():
         create_table_artifact(
-            [{"table": t, **counts} for t, counts in states.items()],
+            [{"table": t, **by_cause(counts)} for t, counts in states.items()],
             "states",
             "What came in and how it ended",
         )

@@ -32,7 +32,7 @@ def select_clips(ledger: Ledger, config: SelectionConfig, run_id: str) -> Select
 
 
 def count_states(ledger: Ledger, tables: Iterable[str]) -> States:
-    """How many ids of each table are done, skipped, or failed; failures by cause as ``failed: <cause>``."""
+    """How many ids of each table are done, failed or skipped, and of what: ``failed: <cause>``, ``skipped: <reason>``."""
     return {table: _count(ledger, table) for table in tables}
 
 
@@ -40,8 +40,8 @@ def _count(ledger: Ledger, table: str) -> dict[str, int]:
     rows = ledger.read_all(table, ["state", "cause"])
     states = Counter(dict.fromkeys(("done", "failed", "skipped"), 0))
     states.update(rows["state"])
-    failed = rows.filter(pl.col("state") == "failed")["cause"]
-    return {**states, **{f"failed: {cause}": n for cause, n in sorted(Counter(failed).items())}}
+    told = rows.filter(pl.col("state") != "done").select(pl.format("{}: {}", "state", "cause")).to_series()
+    return {**states, **dict(sorted(Counter(told).items()))}
 
 
 def refuse_total_failure(ledger: Ledger, states: States) -> None:
