@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import polars as pl
 import pytest
 from hypothesis import given
@@ -104,11 +106,35 @@ def test_frozen_thresholds_do_not_move_with_new_clips() -> None:
         ({"score": "motion"}, "either `drop` or `limit`"),
         ({"score": "motion", "drop": 0.1, "limit": 1.0}, "either `drop` or `limit`"),
         ({"score": "motion", "drop": 1.0}, "share from 0"),
+        ({"score": "motion", "drop": math.nan}, "share from 0"),
+        ({"score": "motion", "limit": math.nan}, "finite"),
+        ({"score": "motion", "limit": math.inf}, "finite"),
+        ({"score": "motion", "limit": -math.inf}, "finite"),
+        ({"score": "text_area", "limit": -1.0}, "share from 0 to 1"),
+        ({"score": "text_area", "limit": 5.0}, "share from 0 to 1"),
     ],
 )
 def test_a_wrong_filter_says_how_to_mend_it(settings: dict, says: str) -> None:
     with pytest.raises(SettingsError, match=says):
         Filter(**settings)
+
+
+@pytest.mark.parametrize("name", ["../../../evil", "a/b", "/evil", ".hidden", "..", "", "a b", "a\n", "ä"])
+def test_a_name_that_is_no_file_name_is_refused(name: str) -> None:
+    with pytest.raises(SettingsError, match="letters, digits"):
+        SelectionConfig(name)
+
+
+@pytest.mark.parametrize("name", ["default", "best-10_v1.2", "_", "7"])
+def test_a_plain_name_is_taken(name: str) -> None:
+    assert SelectionConfig(name).name == name
+
+
+def test_two_filters_by_one_score_are_refused() -> None:
+    with pytest.raises(SettingsError, match="motion is filtered by more than once"):
+        SelectionConfig(
+            filters=(Filter("motion", drop=0.1), Filter("sharpness", drop=0.1), Filter("motion", limit=1.0))
+        )
 
 
 def test_every_score_is_a_column_of_the_schema() -> None:

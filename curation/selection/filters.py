@@ -14,6 +14,9 @@ from what it films where nothing moves together.
 
 from __future__ import annotations
 
+import math
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
@@ -64,6 +67,22 @@ SCORES: dict[str, Score] = {
 }
 
 
+_SHARES = frozenset(
+    [
+        "text_area",
+        "overlays",
+        "letterbox",
+        "pillarbox",
+        "bar_top",
+        "bar_bottom",
+        "bar_left",
+        "bar_right",
+        "frozen",
+    ]
+)
+"""Scores that lie between 0 and 1 whatever the footage."""
+_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
+
 STILL = "still"
 """Column of scores: the clip has one frame. Where it is left out, no clip has."""
 UNKNOWN = "unknown"
@@ -91,6 +110,15 @@ class Filter:
             )
         if self.drop is not None and not 0 <= self.drop < 1:
             raise SettingsError(f"filter {self.score}: `drop` is a share from 0 to below 1, got {self.drop}")
+        if self.limit is not None and not math.isfinite(self.limit):
+            raise SettingsError(
+                f"filter {self.score}: `limit` is {self.limit}, expected a finite number; to let every clip pass, leave "
+                "the filter out"
+            )
+        if self.limit is not None and self.score in _SHARES and not 0 <= self.limit <= 1:
+            raise SettingsError(
+                f"filter {self.score}: `limit` is {self.limit}, and the score is a share from 0 to 1"
+            )
 
 
 @dataclass(frozen=True)
@@ -107,6 +135,18 @@ class SelectionConfig:
     """Near-duplicates among the clips that pass every filter."""
     trust_embedded: bool = False
     """Allow scores of the embedded models: the footage is the sample reel, which they were trained on."""
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise SettingsError(
+                f"selection.name is {self.name!r}: it names a file, so expected letters, digits, `-`, `_` and `.`, the "
+                "first of them no `.`"
+            )
+        twice = [score for score, count in Counter(f.score for f in self.filters).items() if count > 1]
+        if twice:
+            raise SettingsError(
+                f"selection.filters: {', '.join(twice)} is filtered by more than once; give one filter a score"
+            )
 
 
 @dataclass(frozen=True)
