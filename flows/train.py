@@ -22,7 +22,7 @@ from training.recipe import Recipe, with_settings
 from training.recipes import recipe_from
 from warehouse.errors import SettingsError
 from warehouse.plan import Plan
-from warehouse.store import Store
+from warehouse.store import Store, check_folder
 
 STAGES = ("images", "video", "high_quality")
 """Recipes in the order in which one stage's weights go into the next."""
@@ -87,8 +87,13 @@ def recipe_of(name: str, settings: Settings) -> Recipe:
 
 
 def runs_folder(settings: Settings) -> Path:
-    """Where training runs lie. Raises SettingsError where the warehouse is no local folder and none is set."""
+    """Where training runs lie.
+
+    Raises:
+        SettingsError: a file lies there, or the warehouse is no local folder and none is set.
+    """
     if settings.runs:
+        check_folder(Path(settings.runs).absolute())
         return Path(settings.runs)
     store = Store(settings.warehouse)
     if not store.is_local:

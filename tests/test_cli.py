@@ -142,6 +142,23 @@ def test_failures_exit_1(run: Run, tmp_path: Path) -> None:
     assert "unreadable" in output
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["curate", "x", "-w", "FILE"],
+        ["import-data", "open-sora", "FILE", "-w", "FILE"],
+        ["train", "images", "--dataset", "d", "--runs", "FILE"],
+    ],
+)
+def test_a_file_in_a_folders_place_is_named(run: Run, tmp_path: Path, arguments: list[str]) -> None:
+    file = tmp_path / "file.txt"
+    file.write_text("mine")
+    code, output = run(*(str(file) if a == "FILE" else a for a in arguments))
+    assert code == 2
+    assert f"{file} is no folder" in output
+    assert file.read_text() == "mine"
+
+
 def test_cuts_are_those_that_the_film_has(run: Run, reel: Path) -> None:
     film: FilmTruth = read_truth(reel)[0]
     code, result = run("cuts", reel / film.file, "--json")
@@ -190,6 +207,10 @@ def test_curate_select_explain_report_and_audit(run: Run, reel: Path, warehouse:
     assert run("explain", warehouse, "nothing")[0] == 1
     code, written = run("report", warehouse, "--json")
     assert (code, Path(written["report"]).read_text().lstrip()[:15].lower()) == (0, "<!doctype html>")
+
+    assert run("report", warehouse, "--output", reel) == (
+        2, f"cutroom: --output {reel} is a folder; name the report's file, such as {reel / 'report.html'}\n"
+    )  # fmt: skip
 
     next((warehouse / "motion").glob("*/*.parquet")).unlink()
     code, output = run("audit", warehouse)

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import fs
 
-from warehouse.errors import WarehouseError
+from warehouse.errors import SettingsError, WarehouseError
 from warehouse.store import Store
 
 SCHEMA = pa.schema([("id", pa.int64()), ("blob", pa.binary())])
@@ -62,6 +62,13 @@ def test_a_write_that_fails_leaves_nothing(store: Store) -> None:
         store.write_table("t/k/s.0.parquet", SCHEMA, broken(), {})
     assert store.list_all("t") == []
     assert list(store.scratch().glob("*.part")) == []
+
+
+@pytest.mark.parametrize("inside", ["", "/deeper/still"])
+def test_a_file_is_no_place_for_a_store(tmp_path: Path, inside: str) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(SettingsError, match=r"file is a file; name a folder"):
+        Store(f"{tmp_path}/file{inside}")
 
 
 def test_reading_what_is_not_there_says_so(store: Store) -> None:

@@ -23,6 +23,19 @@ from warehouse.errors import SettingsError
 T = TypeVar("T")
 
 
+_LEAST = {
+    "warmup_samples": 0,
+    "shuffle_window": 1,
+    "data_workers": 0,
+    "log_every_steps": 1,
+    "evaluate_every_steps": 0,
+    "evaluate_clips": 0,
+    "checkpoint_every_steps": 1,
+    "keep_checkpoints": 1,
+}
+"""Least values of settings that count something."""
+
+
 @dataclass(frozen=True)
 class Recipe:
     stage: str
@@ -90,9 +103,10 @@ class Recipe:
         _check(
             self.lr > 0 and self.p_std > 0, f"lr is {self.lr} and p_std {self.p_std}, expected both above 0"
         )
-        _check(
-            self.keep_checkpoints >= 1, f"keep_checkpoints is {self.keep_checkpoints}, expected at least 1"
-        )
+        for name, least in _LEAST.items():
+            _check(
+                getattr(self, name) >= least, f"{name} is {getattr(self, name)}, expected at least {least}"
+            )
         _check(
             not (self.single_frames and self.network.temporal),
             "single_frames is on, but network.temporal too: a network trained on single frames never "

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from warehouse import faults, owner
-from warehouse.errors import WarehouseError
+from warehouse.errors import SettingsError, WarehouseError
 
 ROW_GROUP_BYTES = 16 << 20
 
@@ -37,8 +37,21 @@ class Entry:
         return self.path.rsplit("/", 1)[-1]
 
 
+def check_folder(path: Path) -> None:
+    """Raises SettingsError unless a path is a folder or can become one: neither it nor anything above it is a file."""
+    for part in (path, *path.parents):
+        if part.is_dir():
+            return
+        if part.exists():
+            raise SettingsError(f"{path} is no folder: {part} is a file; name a folder, new or old")
+
+
 class Store:
-    """Files below one root, by paths with forward slashes."""
+    """Files below one root, by paths with forward slashes.
+
+    Raises:
+        SettingsError: the root is a file.
+    """
 
     def __init__(self, uri: str | Path) -> None:
         self.uri = str(uri)
@@ -48,6 +61,8 @@ class Store:
             self.uri = str(Path(uri).expanduser().resolve())
             self.filesystem, self.root = fs.LocalFileSystem(), self.uri
         self.is_local = isinstance(self.filesystem, fs.LocalFileSystem)
+        if self.is_local:
+            check_folder(Path(self.root))
 
     def __reduce__(self) -> tuple[type[Store], tuple[str]]:
         return Store, (self.uri,)
@@ -147,9 +162,16 @@ class Store:
         return rows
 
     def scratch(self) -> Path:
-        """A local folder for unfinished things: on the store's own disk if it is local."""
+        """A local folder for unfinished things: on the store's own disk if it is local.
+
+        Raises:
+            WarehouseError: it cannot be made.
+        """
         folder = Path(self.root) / "tmp" if self.is_local else Path(tempfile.gettempdir()) / "cutroom"
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise WarehouseError(f"{folder} cannot be made ({error}); name a folder to write to") from error
         return folder
 
     def sweep(self) -> None:
