@@ -24,7 +24,9 @@ def write_report(warehouse: str, out: Path | None, runs: Sequence[Path] | None, 
     if out is None and not store.is_local:
         raise SettingsError(f"{warehouse} is no local folder; name the report's file with --output")
     if out is not None and out.is_dir():
-        raise SettingsError(f"--output {out} is a folder; name the report's file, such as {out / 'report.html'}")
+        raise SettingsError(
+            f"--output {out} is a folder; name the report's file, such as {out / 'report.html'}"
+        )
     found = runs if runs is not None else _runs(store)
     page = build_report(
         Ledger(store, Plan.load(store)), out or Path(store.root) / "report.html", runs=found, title=title
