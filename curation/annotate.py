@@ -10,11 +10,11 @@ from typing import Any
 
 import polars as pl
 
-from curation.annotators.base import Annotator, Clip, Done, Failed, GridFrame, Outcome
+from curation.annotators.base import Annotator, Clip, Done, Failed, GridFrame, Outcome, check_weights
 from curation.annotators.registry import ANNOTATORS
 from curation.engine.work import Outputs, Unit, by_video, in_batches, settled
 from models.digest import local_weights, weights_id
-from warehouse.errors import CutroomError
+from warehouse.errors import CutroomError, SettingsError, WeightsError
 from warehouse.ledger import Ledger
 from warehouse.plan import WEIGHTS, Step, key_settings
 from warehouse.schema import TABLES
@@ -29,6 +29,15 @@ def annotate_step(name: str, config: Any) -> Step:
     if weights := {value: weights_id(value, embedded) for value in _names_of_weights(settings)}:
         settings[WEIGHTS] = weights
     return Step(name, kind.version, reads, (name,), settings)
+
+
+def check_annotators(annotators: Iterable[tuple[str, Any]]) -> None:
+    """Raises SettingsError for weights that no worker could load, before anything is written."""
+    for name, config in annotators:
+        try:
+            check_weights(ANNOTATORS[name], config)
+        except WeightsError as error:
+            raise SettingsError(f"annotators.{name}: {error}") from error
 
 
 def _names_of_weights(settings: Mapping[str, Any]) -> Iterator[str]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from prefect import flow
 
+from curation.annotate import check_annotators
 from curation.annotators.registry import ANNOTATORS
 from curation.ingest import assign, give
 from curation.pipeline import CurationConfig, hash_work, make_plan, shard_works
@@ -53,6 +54,7 @@ def curate(settings: Settings) -> Curated:
         WarehouseError: there is no footage, or a step failed for every id that it had.
     """
     config = settings.curation()
+    check_annotators(config.annotators)
     with open_engine(settings, make_plan(config)) as engine:
         ledger, footage = engine.ledger, settings.footage
         groups = give(ledger, footage, run_id=engine.run_id) if footage else ledger.groups()
@@ -82,6 +84,7 @@ def annotate(name: str, flags: Mapping[str, Any], toml: str | Path | None = None
         )
     wanted = tuple((n, c) for n, c in config.annotators if n in current.keys or n == name)
     config = replace(config, annotators=wanted)
+    check_annotators(config.annotators)
     with open_engine(settings, make_plan(config)) as engine:
         return _score_and_select(engine, config, settings.window_shards, Counter())
 

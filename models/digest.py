@@ -24,7 +24,8 @@ def weights_digest(network: nn.Module, **facts: object) -> str:
 
 
 def weights_id(name: str, embedded: str) -> str:
-    """What tells weights apart in a table's key, found without loading them: a digest of their files, or a hub's name.
+    """What tells weights apart in a table's key, found without loading them: a digest of a file, of a folder's files and
+    their names, or a hub's name.
 
     Args:
         embedded: which of the embedded models `name` = 'embedded' stands for.
@@ -32,6 +33,9 @@ def weights_id(name: str, embedded: str) -> str:
     folder = Path(__file__).parent / "embedded"
     files = [folder / f"{embedded}.json", folder / f"{embedded}.safetensors"] if name == "embedded" else []
     path = local_weights(name)
+    if path.is_file():
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
     if path.exists():
         files = sorted(p for p in [path, *path.rglob("*")] if p.is_file())
     if not files:

@@ -79,7 +79,7 @@ def read_weights(
     if strict and (missing or unexpected):
         raise WeightsError(
             f"the file does not fit: {_some('missing', missing)}, {_some('unexpected', unexpected)}; "
-            f"check layout and configuration, or load with strict=False"
+            "check layout and configuration"
         )
     network.load_state_dict(found, strict=False)
     return Report(missing, tuple(unexpected), tuple(reshaped))

@@ -10,9 +10,9 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
+from models.tensor_files import load_tensors
 from warehouse.errors import WeightsError
 
 _WIDE = re.compile(r"layers\.(\d+)\.pool\.0\.weight")
@@ -75,10 +75,7 @@ def load(encoder: Path, decoder: Path) -> nn.Module:
 
 
 def _read(path: Path) -> Mapping[str, Tensor]:
-    try:
-        weights = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged pickle raises whatever its instructions run into
-        raise WeightsError(f"{path} cannot be read as weights: {error}") from error
+    weights = load_tensors(path)
     if not isinstance(weights, dict) or not all(isinstance(v, Tensor) for v in weights.values()):
         raise WeightsError(f"{path} holds a {type(weights).__name__}: expected names and their tensors")
     return {name: value.float() for name, value in weights.items()}

@@ -11,7 +11,11 @@ import polars as pl
 import pytest
 from served import ROOT, clean_environment, cutroom
 
+from curation.annotators.raft_motion import RaftMotionConfig
+from curation.pipeline import CurationConfig, make_plan
 from curation.reel.sample_reel import make_reel
+from curation.selection.duplicates import DuplicateConfig
+from curation.selection.filters import SelectionConfig
 from warehouse.plan import Plan
 from warehouse.store import Store
 
@@ -133,6 +137,17 @@ def test_an_annotator_that_needs_weights_is_off_until_they_are_named(
     assert off.returncode == 2
     assert "annotator 'raft_motion' is off, as its settings say: RaftMotionConfig(weights=None," in off.stderr
     assert "--set annotators.raft_motion.SETTING=VALUE" in off.stderr
+    before = sorted(warehouse.rglob("*"))
+    (tmp_path / "picture.jpg").write_bytes(bytes.fromhex("ffd8ffe000104a464946") * 9)
+    for wrong in ("nosuch.pth", tmp_path, tmp_path / "picture.jpg"):
+        bad = f"annotators.raft_motion.weights={wrong}"
+        done = cutroom("annotate", warehouse, "raft_motion", "--set", bad, env=env)
+        assert done.returncode == 2
+        assert (
+            f"annotators.raft_motion: RAFT's weights {wrong}" in done.stderr
+            or "does not hold RAFT" in done.stderr
+        )
+    assert sorted(warehouse.rglob("*")) == before
     assert not (warehouse / "raft_motion").exists()
     weights = test_data / "weights" / "raft_small_torchvision_keys.pth"
     small = [f"annotators.raft_motion.{name}={value}" for name, value in (("width", 128), ("height", 128))]
@@ -151,3 +166,19 @@ def test_an_annotator_that_needs_weights_is_off_until_they_are_named(
         assert plan.config["raft_motion"]["weights"] == str(weights), "named once, it holds for what follows"
         assert "raft_motion" in plan.keys
         assert [f["score"] for f in plan.config["select"]["filters"]] == ["raft_motion"]
+
+
+def test_weights_are_known_by_their_content_however_their_path_is_typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def key(path: str | Path) -> str:
+        annotators = (("raft_motion", RaftMotionConfig(weights=str(path))),)
+        nothing = SelectionConfig(filters=(), duplicates=DuplicateConfig(drop=False))
+        return make_plan(CurationConfig(annotators=annotators, selection=nothing)).keys["raft_motion"]
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.pth").write_bytes(b"one")
+    (tmp_path / "copy.pth").write_bytes(b"one")
+    (tmp_path / "other.pth").write_bytes(b"two")
+    assert key("a.pth") == key("./a.pth") == key(tmp_path / "a.pth") == key("copy.pth")
+    assert key("a.pth") != key("other.pth")

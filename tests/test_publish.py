@@ -227,11 +227,15 @@ def test_what_does_not_fit_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     whole = load_file(export_original(tmp_path / "run", tmp_path / "whole.safetensors"))
     whole["model.diffusion_model.strange"] = torch.zeros(1)
     save_file(whole, tmp_path / "strange.safetensors")
-    with pytest.raises(WeightsError, match=r"1 unexpected.*strange"):
+    with pytest.raises(WeightsError, match=r"1 unexpected.*strange") as told:
         import_weights(tmp_path / "strange.safetensors", tmp_path / "back", "sd21")
+    assert "strict" not in str(told.value)
     (tmp_path / "evil.ckpt").write_bytes(pickle.dumps({"x": Path("/")}, protocol=2))
-    with pytest.raises(WeightsError, match="holds more than tensors"):
+    with pytest.raises(WeightsError, match="holds more than tensors") as told:
         import_weights(tmp_path / "evil.ckpt", tmp_path / "back", "sd21")
+    assert "weights_only" not in str(told.value)
+    with pytest.raises(WeightsError, match="nope is not there"):
+        import_weights(tmp_path / "nope", tmp_path / "back")
     (tmp_path / "empty.ckpt").write_bytes(b"")
     with pytest.raises(WeightsError, match="cannot be read as weights"):
         import_weights(tmp_path / "empty.ckpt", tmp_path / "back", "sd21")

@@ -88,6 +88,10 @@ def test_a_file_that_is_no_raft_and_one_that_is_missing_are_named(tmp_path: Path
     torch.save({"conv.weight": torch.zeros(1)}, tmp_path / "other.pth")
     with pytest.raises(WeightsError, match=r"other\.pth does not hold RAFT's weights"):
         load_raft(tmp_path / "other.pth")
+    (tmp_path / "picture.jpg").write_bytes(bytes.fromhex("ffd8ffe000104a464946") * 9)
+    with pytest.raises(WeightsError, match=r"picture\.jpg does not hold RAFT's weights") as told:
+        load_raft(tmp_path / "picture.jpg")
+    assert "weights_only" not in str(told.value)
     with pytest.raises(WeightsError, match=r"annotators\.raft_motion\.weights names no file"):
         RaftMotionAnnotator(RaftMotionConfig()).load()
 

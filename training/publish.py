@@ -7,12 +7,12 @@ frame rate less one: give the pipeline `fps` one higher.
 from __future__ import annotations
 
 import json
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -20,6 +20,7 @@ from models.autoencoder_layouts import ORIGINAL_KINDS, autoencoder_original
 from models.conditioning import NUM_MOTION_BUCKETS
 from models.layouts import read_weights, unet_diffusers, unet_original, write_weights
 from models.networks import NETWORKS
+from models.tensor_files import load_tensors
 from models.unet_config import from_diffusers, to_diffusers
 from models.video_unet import VideoUNet, VideoUNetConfig
 from training.checkpoints import WEIGHTS, Weights, load_weights, place, place_folder, save_weights
@@ -141,6 +142,10 @@ def import_weights(source: Path, out: Path, network: str | None = None) -> Video
     """
     if (out / WEIGHTS).exists():
         raise WeightsError(f"{out} has weights already; name a new folder")
+    if not source.exists():
+        raise WeightsError(
+            f"{source} is not there; name a folder of diffusers or a file in Stability's layout"
+        )
     config, file, of_diffusers = _read_folder(source) if source.is_dir() else _read_file(source, network)
     unet = VideoUNet(config)
     read_weights(unet, file, (unet_diffusers if of_diffusers else unet_original)(config))
@@ -174,14 +179,12 @@ def _read_file(path: Path, network: str | None) -> tuple[VideoUNetConfig, dict[s
 
 
 def _load(path: Path) -> Mapping[str, Tensor]:
-    try:
-        if path.suffix == ".safetensors":
+    if path.suffix == ".safetensors":
+        try:
             return load_file(path)
-        held = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise WeightsError(f"{path} holds more than tensors, and is not opened: {error}") from error
-    except Exception as error:  # a damaged pickle raises whatever its instructions run into
-        raise WeightsError(f"{path} cannot be read as weights: {error}") from error
+        except (OSError, SafetensorError) as error:
+            raise WeightsError(f"{path} cannot be read as weights: {error}") from error
+    held = load_tensors(path)
     held = held.get("state_dict", held) if isinstance(held, dict) else held
     if not isinstance(held, dict) or not all(isinstance(value, Tensor) for value in held.values()):
         raise WeightsError(f"{path} holds {type(held).__name__}: expected names and their tensors")

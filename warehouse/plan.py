@@ -77,8 +77,22 @@ def resolve_keys(steps: Iterable[Step]) -> dict[str, str]:
                 f"writes {doubled or 'nothing'} that another writes, {unknown or 'nothing'} that the schema lacks"
             )
         for table in step.writes:
-            keys[table] = digest([table, step.version, step.config, {t: keys[t] for t in step.reads}])
+            read = {t: keys[t] for t in step.reads}
+            keys[table] = digest([table, step.version, _by_content(step.config), read])
     return keys
+
+
+def _by_content(config: Any) -> Any:
+    """A step's settings with digests in place of the names of weights, which a path may be typed in many ways for."""
+    if not isinstance(config, Mapping) or not isinstance(digests := config.get(WEIGHTS), Mapping):
+        return config
+
+    def named(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {name: named(inner) for name, inner in value.items()}
+        return digests.get(value, value) if isinstance(value, str) else value
+
+    return {name: named(value) for name, value in config.items() if name != WEIGHTS}
 
 
 @dataclass(frozen=True)

@@ -86,7 +86,7 @@ def load_head(model: str) -> torch.nn.Module:
         from models.embedded import load_aesthetics
 
         return load_aesthetics()
-    import torch
+    from models.tensor_files import load_tensors
 
     path = Path(model).expanduser()
     if not path.is_file():
@@ -96,7 +96,7 @@ def load_head(model: str) -> torch.nn.Module:
             f"set that to '{EMBEDDED}'"
         )
     try:
-        return _head(torch.load(path, map_location="cpu", weights_only=True))
+        return _head(load_tensors(path))
     except Exception as error:
         raise WeightsError(f"{path} is not a LAION aesthetics head of version 1 or 2: {error}") from error
 

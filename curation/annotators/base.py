@@ -87,6 +87,13 @@ def is_on(config: Any) -> bool:
     return getattr(config, "enabled", True)
 
 
+def check_weights(kind: type[Annotator], config: Any) -> None:
+    """Raises WeightsError if an annotator that has `check` finds there that its weights cannot be loaded."""
+    check = getattr(kind, "check", None)
+    if check is not None:
+        check(config)
+
+
 class Annotator(Protocol):
     """Computes one table. Built from its frozen config; `load` is called once in each worker process."""
 

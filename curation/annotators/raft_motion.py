@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -18,6 +18,9 @@ from curation.annotators.batch import Unscorable, pixels, score_batch
 from curation.motion.flow import UNIT_SECONDS, in_unit, vector_means
 from curation.motion.raft import SIZE, fit_area, load_raft, raft_flow
 from warehouse.errors import WeightsError
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -50,13 +53,16 @@ class RaftMotionAnnotator:
     def __init__(self, config: RaftMotionConfig) -> None:
         self._config = config
 
+    @staticmethod
+    def check(config: RaftMotionConfig) -> None:
+        """Raises WeightsError if the weights cannot be loaded."""
+        _network(config)
+
     def load(self) -> None:
         """Loads the network, onto the GPU if there is one; raises WeightsError."""
         import torch
 
-        if self._config.weights is None:
-            raise WeightsError("annotators.raft_motion.weights names no file; name a checkpoint of RAFT")
-        network = load_raft(self._config.weights)
+        network = _network(self._config)
         self._name = "raft_small" if network.feature_encoder.conv.out_channels == 128 else "raft_large"
         self._network = network.to("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -77,3 +83,9 @@ class RaftMotionAnnotator:
         flow_HW2 = raft_flow(self._network, a, b, self._config.num_updates)
         per_unit = float(UNIT_SECONDS) / ((second.pts - first.pts) * seconds_per_tick)
         return vector_means(in_unit(flow_HW2)) * per_unit
+
+
+def _network(config: RaftMotionConfig) -> nn.Module:
+    if config.weights is None:
+        raise WeightsError("annotators.raft_motion.weights names no file; name a checkpoint of RAFT")
+    return load_raft(config.weights)

@@ -166,8 +166,10 @@ def _craft(path: Path) -> tuple[Any, str]:
     import torch
     from easyocr.craft import CRAFT
 
+    from models.tensor_files import load_tensors
+
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = load_tensors(path)
         with torch.device("meta"):  # its constructor draws 138 million random numbers
             network = CRAFT()
         network.load_state_dict(

@@ -50,6 +50,8 @@ def load_raft(path: str | Path) -> nn.Module:
     import torch
     from torchvision.models.optical_flow import raft_large, raft_small
 
+    from models.tensor_files import load_tensors
+
     path = Path(path).expanduser()
     if not path.is_file():
         raise WeightsError(
@@ -57,7 +59,7 @@ def load_raft(path: str | Path) -> nn.Module:
             "the authors' raft-small.pth"
         )
     try:
-        state = _torchvision_keys(torch.load(path, map_location="cpu", weights_only=True))
+        state = _torchvision_keys(load_tensors(path))
         features = state["feature_encoder.conv.weight"].shape[0]
         with torch.device("meta"):  # no time is spent on random weights
             network = raft_small() if features == 128 else raft_large()
