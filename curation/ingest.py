@@ -32,6 +32,7 @@ _SUFFIXES = """
 rmvb ts vob webm wmv y4m
 """
 VIDEO_SUFFIXES = frozenset("." + suffix for suffix in _SUFFIXES.split())
+_MENDED_BY_COMING = ("not_found", "changed")
 GROUP_SIZE = 4096
 GIVE = Step("give", 1, (), ("given",))
 HASH = Step("hash", 2, ("given",), ("sources",))
@@ -121,6 +122,18 @@ def _row(uri: str, size: int | None, modified_ns: int | None, named: bool) -> di
     return {"source_id": source_id, "uri": uri, "named": named, "bytes": size, "modified_ns": modified_ns}
 
 
+def places_not_there(footage: Iterable[str]) -> list[str]:
+    """Those of the named files, folders and prefixes that are not there, in their order."""
+    return [place for place in footage if not _is_there(place)]
+
+
+def _is_there(place: str) -> bool:
+    if "://" not in place:
+        return os.access(Path(place).expanduser(), os.F_OK)
+    filesystem, path = fs.FileSystem.from_uri(place)
+    return filesystem.get_file_info(path).type != fs.FileType.NotFound
+
+
 def give(ledger: Ledger, footage: Sequence[str], *, run_id: str) -> list[str]:
     """Writes down the sources that are new to the warehouse; returns the groups that hold any of the footage.
 
@@ -205,12 +218,47 @@ class HashWork:
 def _why_absent(uri: str) -> str:
     """Why a file that was given could not be looked at."""
     if "://" in uri:
-        return "there is no such file"
+        return f"there is no such file: {uri}"
     try:
         local_path(uri).stat()
     except OSError as error:
-        return f"there is no such file: {error.strerror or error}"
-    return "there was no such file when it was listed"
+        return f"there is no such file: {uri} ({error.strerror or error})"
+    return f"there was no such file when it was listed: {uri}"
+
+
+def settle_given_again(ledger: Ledger, *, run_id: str) -> int:
+    """Settles as skipped (`given_again`) failed sources whose file has come since, or was written to its end.
+
+    The file then has a source of its own, with its size and time; what was wrong with the earlier one is over.
+
+    Returns:
+        Rows written.
+    """
+    sources = ledger.read_all("sources", ["source_id", "uri", "state", "cause"])
+    come = set(sources.filter(pl.col("state") == "done")["uri"])
+    over = (
+        (pl.col("state") == "failed") & pl.col("cause").is_in(_MENDED_BY_COMING) & pl.col("uri").is_in(come)
+    )
+    ids = set(sources.filter(over)["source_id"])
+    return sum(_settle_over(ledger, group, ids, run_id) for group in ledger.groups()) if ids else 0
+
+
+def _settle_over(ledger: Ledger, group: str, ids: set[str], run_id: str) -> int:
+    with claim(ledger.store, f"{ledger.folder('sources')}/{group}", wait_s=600) as held:
+        if not held:
+            raise WarehouseError("another run has been hashing its footage for 10 minutes; wait for it")
+        rows = ledger.read("sources", group).filter(
+            pl.col("source_id").is_in(ids) & (pl.col("state") == "failed")
+        )
+        if rows.is_empty():
+            return 0
+        detail = "its file has come since, and is a source of its own"
+        again = [
+            r | settled(r["attempt"] + 1, "skipped", "given_again", detail)
+            for r in rows.iter_rows(named=True)
+        ]
+        table = pa.Table.from_pylist(again, TABLES["sources"].schema)
+        return ledger.commit(HASH, group, {"sources": table.to_batches()}, run_id=run_id)["sources"]
 
 
 def assign(ledger: Ledger, size: ShardSize, *, run_id: str) -> list[str]:

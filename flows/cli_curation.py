@@ -144,6 +144,7 @@ def _curated(curated: Curated) -> dict[str, Any]:
         "new_rows": dict(curated.new_rows),
         "states": {t: dict(c) for t, c in curated.states.items()},
         "selection": curated.selected and _selection(curated.selected),
+        "problems": [dict(problem) for problem in curated.problems],
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,13 @@ from prefect import flow
 
 from curation.annotate import check_annotators
 from curation.annotators.registry import ANNOTATORS
-from curation.ingest import assign, give
+from curation.ingest import assign, give, places_not_there, settle_given_again
 from curation.pipeline import CurationConfig, hash_work, make_plan, shard_works
 from curation.selection.verdicts import Selected
 from flows.plans import current_settings, open_engine, selected_earlier
 from flows.settings import CurateParams, Settings
 from tasks import artifacts
+from tasks.progress import note
 from tasks.selecting import States, count_states, refuse_total_failure, select_clips
 from tasks.windows import Engine, run_windows, windows
 from warehouse.errors import SettingsError
@@ -35,6 +36,8 @@ class Curated:
     states: States
     selected: Selected | None
     """None if there is no clip to select from."""
+    problems: tuple[Mapping[str, str], ...] = ()
+    """Footage that was named and is not there: path, cause and detail."""
 
 
 @flow(name="curate-lvd", flow_run_name="curate-into-{params.warehouse}", persist_result=False)
@@ -57,10 +60,19 @@ def curate(settings: Settings) -> Curated:
     check_annotators(config.annotators)
     with open_engine(settings, make_plan(config)) as engine:
         ledger, footage = engine.ledger, settings.footage
+        problems = tuple(_not_there(footage))
         groups = give(ledger, footage, run_id=engine.run_id) if footage else ledger.groups()
         rows = run_windows(hash_work(config), engine, windows(groups, settings.window_shards)).rows
+        rows += Counter(sources=settle_given_again(ledger, run_id=engine.run_id))
         assign(engine.ledger, config.shard, run_id=engine.run_id)
-        return _score_and_select(engine, config, settings.window_shards, rows)
+        return replace(_score_and_select(engine, config, settings.window_shards, rows), problems=problems)
+
+
+def _not_there(footage: Iterable[str]) -> Iterator[dict[str, str]]:
+    """Says every place of footage that is not there, and yields it."""
+    for place in places_not_there(footage):
+        note(f"{place}: there is no such file or folder")
+        yield {"path": place, "cause": "not_found", "detail": "there is no such file or folder"}
 
 
 def annotate(name: str, flags: Mapping[str, Any], toml: str | Path | None = None) -> Curated:

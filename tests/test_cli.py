@@ -173,15 +173,31 @@ def test_cuts_are_those_that_the_film_has(run: Run, reel: Path) -> None:
     assert (code, f"{len(result['cuts'])} cuts in {film.num_frames} frames" in output) == (0, True)
 
 
-def test_curate_select_explain_report_and_audit(run: Run, reel: Path, warehouse: Path) -> None:
+def test_curate_select_explain_report_and_audit(
+    run: Run, reel: Path, warehouse: Path, tmp_path: Path
+) -> None:
     curate = ("curate", reel, "--warehouse", warehouse, "--set", "clips.min_s=0.5")
     code, first = run(*curate, "--json")
     assert code == 0
-    assert list(first) == ["warehouse", "new_rows", "states", "selection"]
+    assert list(first) == ["warehouse", "new_rows", "states", "selection", "problems"]
     assert first["states"]["videos"] == {"done": 2, "failed": 1, "skipped": 0, "failed: invalid_data": 1}
     assert first["new_rows"]["videos"] == 3
     motion = first["states"]["motion"]
     assert first["selection"]["in"] == sum(motion[s] for s in ("done", "failed", "skipped")) > 1
+
+    wrong = [tmp_path / "nosuch.mp4", "nosuchdir"]
+    code, again = run(*curate, *wrong, "--json")
+    assert (code, [p["path"] for p in again["problems"]]) == (0, list(map(str, wrong)))
+    assert all(f"{place}: there is no such file or folder" in run(*curate, *wrong)[1] for place in wrong)
+    (tmp_path / "nosuch.mp4").write_bytes((reel / read_truth(reel)[0].file).read_bytes())
+    (tmp_path / "nosuchdir").mkdir()
+    code, came = run(*curate, *wrong, "--json")
+    assert (code, came["problems"]) == (0, [])
+    assert came["states"]["sources"]["failed: not_found"] == 1, (
+        "of a folder nothing can come under its own name"
+    )
+    (tmp_path / "nosuch.mp4").unlink()
+    first = came
 
     code, again = run(*curate, "--json")
     assert (code, again["new_rows"]) == (0, {})
@@ -239,6 +255,9 @@ def test_a_run_in_which_everything_fails_is_a_failure(run: Run, tmp_path: Path) 
     code, output = run("curate", tmp_path / "a.mp4", tmp_path / "gone.mp4", "--warehouse", tmp_path / "w")
     assert code == 1
     assert "videos: every one of 1 failed (1 failed: invalid_data)" in output
+    code, output = run("curate", tmp_path / "gone.mp4", "--warehouse", tmp_path / "v")
+    assert code == 1
+    assert f"there is no such file: {tmp_path / 'gone.mp4'} (No such file" in output
     assert run("audit", tmp_path / "w")[0] == 0, "what failed is accounted for all the same"
 
 

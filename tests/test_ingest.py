@@ -15,7 +15,7 @@ from curation.engine.local import run_shards
 from curation.engine.pool import Pool
 from curation.engine.work import Outputs, Unit
 from curation.footage.media import MediaLimits
-from curation.ingest import ASSIGN, GIVE, HASH, HashWork, ShardSize, assign, give
+from curation.ingest import ASSIGN, GIVE, HASH, HashWork, ShardSize, assign, give, settle_given_again
 from warehouse.audit import audit
 from warehouse.errors import WarehouseError
 from warehouse.ledger import Ledger
@@ -95,6 +95,23 @@ def test_a_changed_file_is_a_new_source(tmp_path: Path, footage: Path) -> None:
     _ingest(ledger, footage / "deep")
     changed = ledger.read_all("sources").filter(pl.col("uri").str.ends_with("/1.mp4"))
     assert changed["video_id"].n_unique() == changed.height == 2
+    assert audit(ledger).balanced
+
+
+def test_a_file_that_was_not_there_is_no_failure_once_it_has_come(tmp_path: Path) -> None:
+    ledger, late, never = _ledger(tmp_path / "w"), tmp_path / "late.mp4", tmp_path / "never.mp4"
+    _ingest(ledger, late, never)
+    assert settle_given_again(ledger, run_id="test") == 0
+    late.write_bytes(b"here")
+    _ingest(ledger, late, never)
+    assert settle_given_again(ledger, run_id="test") == 1
+    assert settle_given_again(ledger, run_id="test") == 0
+    rows = ledger.read_all("sources", ["uri", "state", "cause"]).sort("uri", "state").rows()
+    assert rows == [
+        (str(late), "done", None),
+        (str(late), "skipped", "given_again"),
+        (str(never), "failed", "not_found"),
+    ]
     assert audit(ledger).balanced
 
 

@@ -16,7 +16,8 @@ reason as its cause). An id without a row is pending; pending is never written.
 (`TRANSIENT_CAUSES`) is tried again, up to `MAX_ATTEMPTS` times in all; any other failure is final at once and is tried
 again on demand only (``--retry-failed``). A retry writes the next generation of its shard with the rows that it
 settled; for an id the highest generation counts. A list that is imported again settles anew the entries whose file has
-come, gone or changed since.
+come, gone or changed since. A source that failed because its file was not there, or not whole, becomes ``skipped``
+(``given_again``) once the file was given again and read.
 """
 
 from __future__ import annotations
