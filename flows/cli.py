@@ -25,11 +25,16 @@ for room in (cli_curation, cli_training, cli_exchange, cli_weights, cli_inspect,
         app.command()(command)
 
 _INTERRUPTED = 130
+_STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
 def main() -> None:
     """Runs the command line and ends the process."""
-    signal.signal(signal.SIGTERM, _stop)
+    for number in _STOPPING:
+        if (
+            signal.getsignal(number) is not signal.SIG_IGN
+        ):  # a shell starts jobs in the background deaf to Ctrl-C
+            signal.signal(number, _stop)
     prepare_process()
     try:
         app()
@@ -44,8 +49,9 @@ def main() -> None:
 
 
 def _stop(signum: int, frame: FrameType | None) -> None:
-    """SIGTERM ends a command as Ctrl-C does: with its workers."""
-    signal.signal(signum, signal.SIG_IGN)
+    """SIGTERM ends a command as Ctrl-C does: with its workers. Further ones do not disturb the ending."""
+    for number in _STOPPING:
+        signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 

@@ -68,7 +68,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
     monkeypatch.setenv("CUTROOM_WORKERS", "2")
     monkeypatch.chdir(tmp_path)
-    before = signal.getsignal(signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def call(*arguments: object) -> tuple[int, Any]:
         monkeypatch.setattr(sys, "argv", ["cutroom", *map(str, arguments)])
@@ -80,7 +80,8 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
         return end.value.code or 0, written.out + written.err
 
     yield call
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def test_commands_and_options_are_the_public_ones() -> None:
@@ -261,9 +262,16 @@ def test_a_run_in_which_everything_fails_is_a_failure(run: Run, tmp_path: Path) 
     assert run("audit", tmp_path / "w")[0] == 0, "what failed is accounted for all the same"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    ("number", "times"),
+    [
+        (signal.SIGINT, 3),
+        pytest.param(signal.SIGINT, 1, marks=pytest.mark.long),
+        pytest.param(signal.SIGTERM, 1, marks=pytest.mark.long),
+    ],
+)
 def test_a_stopped_run_leaves_no_process_and_can_be_taken_up_again(
-    number: signal.Signals, reel: Path, tmp_path: Path
+    number: signal.Signals, times: int, reel: Path, tmp_path: Path
 ) -> None:
     env = clean_environment(tmp_path / "prefect", CUTROOM_WORKERS="2", CUTROOM_CLIPS__MIN_S="0.5")
     command = [sys.executable, "-m", "flows.cli", "curate", str(reel), "-w", str(tmp_path / "w")]
@@ -273,7 +281,9 @@ def test_a_stopped_run_leaves_no_process_and_can_be_taken_up_again(
     while not (workers := workers_of(child.pid)):
         assert child.poll() is None, child.stderr.read()
         time.sleep(0.05)
-    child.send_signal(number)
+    for _ in range(times):
+        child.send_signal(number)
+        time.sleep(0.1)
     _, said = child.communicate(timeout=60)
     assert (child.returncode, "the same command again goes on" in said) == (1, True), said
     assert not [pid for pid in workers if is_running(pid)]

@@ -12,6 +12,7 @@ import av
 import footage
 import numpy as np
 import pytest
+from PIL import Image
 
 from curation.footage.frames import Decoder
 from curation.footage.media import MediaLimits, open_video, probe
@@ -173,3 +174,14 @@ def test_a_source_that_vanishes_once_it_was_read_ends_nothing(tmp_path: Path) ->
     ((_, copied),) = copy_clips(str(path), scenes(path, pts, (0, 12)), MediaLimits(), place)
     assert isinstance(copied, Copied)
     assert len(copied.pts) == 12
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp"])
+def test_a_picture_is_no_video_to_copy_from(tmp_path: Path, name: str) -> None:
+    Image.new("RGB", (64, 48), "red").save(tmp_path / name)
+    clip = Clip("c", "v", str(tmp_path / name), 0, 40, 0, 0.04, 0, 1, 25.0, 64, 48, {}, {})
+    ((of, refused),) = copy_clips(clip.uri, [clip], MediaLimits(), lambda clip: tmp_path / clip.clip_id)
+    assert of is clip
+    assert isinstance(refused, MediaError) and refused.cause == "picture"
+    assert "mode exact" in refused.detail
+    assert not (tmp_path / "c").exists()

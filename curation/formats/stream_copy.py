@@ -25,6 +25,7 @@ from curation.ingest import open_source
 from warehouse.errors import MediaError
 
 CAUSES = {
+    "picture": "a picture has no packets that a video could take over",
     "no_keyframe": "no keyframe lies in the clip, so no copy can begin in it",
     "no_times": "packets of the stream have no time stamps, or two have the same",
     "no_container": "no container that is written here takes the codec",
@@ -75,6 +76,8 @@ def copy_clips(
     clips = sorted(clips, key=lambda c: c.start_pts)
     try:
         with open_video(open_source(uri), limits) as media:
+            if media.picture is not None:
+                raise MediaError("picture", f"{CAUSES['picture']}; mode exact can write it")
             packets, time_base, suffix = _read(media), Fraction(media.stream.time_base), _suffix(media)
         chosen = {c.clip_id: choose(packets, c.start_pts, c.end_pts) for c in clips}
         _write(uri, clips, chosen, limits, place, packets)
