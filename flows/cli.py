@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import signal
 import sys
+import time
 from types import FrameType
 
+import pyarrow
 import typer
 
 from flows import cli_curation, cli_demo, cli_exchange, cli_inspect, cli_training, cli_weights
@@ -26,15 +28,19 @@ for room in (cli_curation, cli_training, cli_exchange, cli_weights, cli_inspect,
 
 _INTERRUPTED = 130
 _STOPPING = (signal.SIGINT, signal.SIGTERM)
+_ENDING_S = 5.0
+"""Longer than a command takes to end its workers."""
 
 
 def main() -> None:
     """Runs the command line and ends the process."""
     for number in _STOPPING:
-        if (
-            signal.getsignal(number) is not signal.SIG_IGN
-        ):  # a shell starts jobs in the background deaf to Ctrl-C
+        # A shell starts jobs in the background deaf to Ctrl-C.
+        if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _stop)
+    pyarrow.enable_signal_handlers(
+        False
+    )  # a Ctrl-C that came while it read was lost where the read ended first
     prepare_process()
     try:
         app()
@@ -44,15 +50,25 @@ def main() -> None:
         fail(str(error), 1)
     except SystemExit as end:
         if end.code == _INTERRUPTED:
+            for number in _STOPPING:  # at its very end Python puts the system's handlers back, and those kill
+                signal.signal(number, signal.SIG_IGN)
             fail("stopped; what was finished is kept, and the same command again goes on from there", 1)
         raise
 
 
+_asked_s: list[float] = []
+
+
 def _stop(signum: int, frame: FrameType | None) -> None:
-    """SIGTERM ends a command as Ctrl-C does: with its workers. Further ones do not disturb the ending."""
-    for number in _STOPPING:
-        signal.signal(number, signal.SIG_IGN)
-    raise KeyboardInterrupt
+    """SIGTERM ends a command as Ctrl-C does: with its workers.
+
+    Further ones within a moment do not disturb the ending; a later one asks again, should the first have met code that
+    swallows exceptions, as finalizers do.
+    """
+    now = time.monotonic()
+    if not _asked_s or now - _asked_s[-1] > _ENDING_S:
+        _asked_s.append(now)
+        raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -160,7 +160,7 @@ def _retimed(name: str, pts_of: Callable[[int, int], int]) -> Maker:
 
     def make(folder: Path) -> Path:
         path = folder / name
-        source = film(folder / "a.mkv", options={"g": "1", "bf": "0"})
+        source = film(folder / "source.mkv", options={"g": "1", "bf": "0"})
         with av.open(str(source)) as read, av.open(str(path), "w") as output:
             stream = output.add_stream_from_template(read.streams.video[0], opaque=True)
             for number, packet in enumerate(read.demux(video=0)):
@@ -168,6 +168,7 @@ def _retimed(name: str, pts_of: Callable[[int, int], int]) -> Maker:
                     packet.dts = -2000 + number
                     packet.pts, packet.stream = pts_of(number, packet.pts), stream
                     output.mux_one(packet)
+        source.unlink()
         return path
 
     return make

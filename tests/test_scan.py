@@ -196,6 +196,25 @@ def test_a_long_film_needs_no_more_memory_than_a_short_one(tmp_path: Path) -> No
     assert large - small < 8_000_000 + 100 * (many - few)
 
 
+@pytest.mark.long
+@pytest.mark.timeout(2400)
+def test_a_film_of_two_hours_is_scanned_in_the_memory_of_one_of_two_minutes(tmp_path: Path) -> None:
+    """At 720p and 25 frames a second, under a gigabyte."""
+    pictures = (np.roll(texture(i // 75, 720, 1280), 4 * i, axis=1) for i in range(3000))
+    short = write_video(tmp_path / "short.mkv", pictures, codec="mpeg4")
+    long = tmp_path / "long.mkv"
+    _repeat(short, long, 60)
+    found = []
+    for path in (short, long):
+        command = [sys.executable, "-c", MEMORY, str(path)]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        found.append([int(word) for word in done.stdout.split()])
+    (few, small), (many, large) = found
+    assert (few, many) == (3000, 180_000)
+    assert large - small < 100_000_000, f"{small} and {large} bytes"
+    assert large < 1_000_000_000
+
+
 def test_a_spool_that_fails_ends_the_scan(video: Path) -> None:
     def full(frame: GridFrame) -> None:
         raise OSError(28, "No space left on device")
