@@ -5,14 +5,30 @@ from __future__ import annotations
 import signal
 import sys
 import time
+from collections.abc import Callable
+from functools import wraps
 from types import FrameType
+from typing import Any
 
-import pyarrow
 import typer
 
 from flows import cli_curation, cli_demo, cli_exchange, cli_inspect, cli_training, cli_weights
 from flows.console import fail, prepare_process
 from warehouse.errors import CutroomError, SettingsError
+
+
+def _interruptible(command: Callable[..., None]) -> Callable[..., None]:
+    """The command, with signals left to `main`: pyarrow's own handlers lost a Ctrl-C where a read ended first."""
+
+    @wraps(command)
+    def run(*arguments: Any, **options: Any) -> None:
+        import pyarrow
+
+        pyarrow.enable_signal_handlers(False)
+        command(*arguments, **options)
+
+    return run
+
 
 app = typer.Typer(
     name="cutroom",
@@ -24,7 +40,7 @@ app = typer.Typer(
 )
 for room in (cli_curation, cli_training, cli_exchange, cli_weights, cli_inspect, cli_demo):
     for command in room.COMMANDS:
-        app.command()(command)
+        app.command()(_interruptible(command))
 
 _INTERRUPTED = 130
 _STOPPING = (signal.SIGINT, signal.SIGTERM)
@@ -38,9 +54,6 @@ def main() -> None:
         # A shell starts jobs in the background deaf to Ctrl-C.
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _stop)
-    pyarrow.enable_signal_handlers(
-        False
-    )  # a Ctrl-C that came while it read was lost where the read ended first
     prepare_process()
     try:
         app()
