@@ -112,8 +112,10 @@ def sample(
     oscillating: Annotated[bool, typer.Option(help="Every second step after ten without guidance.")] = False,
     steps: Annotated[int, typer.Option(min=2, help="Noise levels.")] = 25,
     sampler: Annotated[str, typer.Option(help="As euler, heun, dpm_solver_2m, unipc, pndm, deis.")] = "euler",
-    frames: Annotated[int | None, typer.Option(min=1, help="Of a video; default: as trained.")] = None,
-    overlap: Annotated[int, typer.Option(min=0, help="Frames that windows share; 0: half.")] = 0,
+    frames: Annotated[
+        int | None, typer.Option(min=1, help="Of a video, or piece; default: as trained.")
+    ] = None,
+    overlap: Annotated[int, typer.Option(min=0, help="Latent frames that windows share; 0: half.")] = 0,
     seamless: Annotated[bool, typer.Option(help="Let the last frame go on at the first.")] = False,
     reference: Annotated[str, typer.Option(help="Files to start from, with ';' between them.")] = "",
     mask_strategy: Annotated[
@@ -123,7 +125,7 @@ def sample(
         ),
     ] = "",
     loops: Annotated[int, typer.Option(min=1, help="Pieces that a video is made in.")] = 1,
-    carry: Annotated[int, typer.Option(min=1, help="Frames that a piece is given of the one before.")] = 1,
+    carry: Annotated[int, typer.Option(min=1, help="Latent frames given to a piece of the one before.")] = 1,
     repeats: Annotated[
         int, typer.Option(min=1, help="Of each step, if the run was not trained with given frames.")
     ] = 1,

@@ -16,7 +16,7 @@ from torch import nn
 from models import taesd
 from models.autoencoder_layouts import load_original
 from models.digest import weights_digest
-from warehouse.errors import WeightsError
+from warehouse.errors import InputError, WeightsError
 
 _VIDEO = {"AutoencoderKLCogVideoX": "temporal_compression_ratio", "AutoencoderKLWan": "scale_factor_temporal"}
 """Those that work on whole videos, a few frames at a time, and where their configuration has frames a latent."""
@@ -56,13 +56,18 @@ class Autoencoder:
     def latent_frames(self, num_frames: int) -> int:
         """Frames of the latents of so many frames.
 
-        Raises ValueError where these are not one and a multiple of `time_downsampling`.
+        Raises InputError where these are not one and a multiple of `time_downsampling`.
         """
-        if (num_frames - 1) % self.time_downsampling:
-            raise ValueError(
-                f"{num_frames} frames: a {self.kind} takes one and a multiple of {self.time_downsampling}"
+        later, left = divmod(num_frames - 1, self.time_downsampling)
+        if num_frames < 1 or left:
+            nearest = (
+                [1] if num_frames < 1 else [num_frames - left, num_frames - left + self.time_downsampling]
             )
-        return 1 + (num_frames - 1) // self.time_downsampling
+            raise InputError(
+                f"number of frames is {num_frames}, but a {self.kind} takes one and a multiple of "
+                f"{self.time_downsampling} besides; take {' or '.join(map(str, nearest))}"
+            )
+        return 1 + later
 
     def to(self, device: torch.device | str) -> Autoencoder:
         """Move the weights; returns itself."""
@@ -73,7 +78,8 @@ class Autoencoder:
     def encode(self, x_BTCHW: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
         """Latents z_BTCHW of frames in [-1, 1]: the posterior's mode, or a sample of it where `generator` is given.
 
-        Raises ValueError where height or width is no multiple of `downsampling`, or frames are not B,T,3,H,W.
+        Raises ValueError where height or width is no multiple of `downsampling`, or frames are not B,T,3,H,W, and
+        InputError for a number of frames that `latent_frames` refuses.
         """
         self._check(x_BTCHW, 3, multiple=self.downsampling)
         self.latent_frames(x_BTCHW.shape[1])
@@ -113,7 +119,9 @@ class Autoencoder:
         frame_px = z_BTCHW.shape[-1] * z_BTCHW.shape[-2] * self.downsampling**2
         z_BTCHW = z_BTCHW / _on(z_BTCHW, self.scale_factor) + _on(z_BTCHW, self.shift)
         if self.kind in _VIDEO:
-            return torch.cat([self.network.decode(z).sample for z in self._videos(z_BTCHW)]).movedim(1, 2)
+            x_BTCHW = torch.cat([self.network.decode(z).sample for z in self._videos(z_BTCHW)]).movedim(1, 2)
+            # Of an even number of latents CogVideoX's makes as many frames of the first one as of the others.
+            return x_BTCHW[:, -1 - self.time_downsampling * (z_BTCHW.shape[1] - 1) :]
         if self.kind == "AutoencoderKLTemporalDecoder":
             videos = [self._decode_together(z_TCHW, frame_px) for z_TCHW in z_BTCHW]
             return torch.stack(videos)

@@ -15,8 +15,8 @@ from tasks.encoding import EncodeConfig, as_caption
 from tasks.progress import Progress
 from tasks.tracking import step
 from training.prompts import Request, read_prompt
-from training.sample import Sampling, contact_sheet, sample_videos, write_image, write_video
-from warehouse.errors import SettingsError
+from training.sample import Autoencoder, Sampling, contact_sheet, sample_videos, write_image, write_video
+from warehouse.errors import InputError, SettingsError
 
 SHEET, PROMPTS = "sheet.png", "prompts.json"
 _OURS = re.compile(r"(\d{3,}\.mp4|sheet\.png)(\.tmp)?|prompts\.json")
@@ -58,7 +58,8 @@ def sample_run(
     The folder holds numbered mp4 files, the prompts in their order, and a contact sheet of the middle frames; earlier
     samples in it are replaced. Size and rate are those of the first bucket that clips are encoded in, and so is the
     number of frames (of a piece) where `frames` does not say otherwise. Prompts are cleaned as captions were, and shown
-    as they came. Raises SettingsError where anything but earlier samples is in the folder.
+    as they came. Raises SettingsError where anything but earlier samples is in the folder, or the autoencoder does not
+    take so many frames.
     """
     from models.autoencoder import load_autoencoder
     from models.text_encoder import load_text_encoder
@@ -67,31 +68,36 @@ def sample_run(
     trained, height, width = (int(n) for n in encode.buckets[0].split("x"))
     num_frames = frames or trained
     requests = [_request(prompt, start, encode) for prompt in prompts]
-    autoencoder, text_encoder = load_autoencoder(encode.autoencoder), load_text_encoder(encode.text_encoder)
-    sampling = sampling.over(autoencoder.latent_frames(num_frames), autoencoder.latent_frames(trained))
+    autoencoder = load_autoencoder(encode.autoencoder)
+    wanted = _latent_frames(autoencoder, num_frames, "frames" if frames else "encode.buckets")
+    sampling = sampling.over(wanted, _latent_frames(autoencoder, trained, "encode.buckets"))
+    text_encoder = load_text_encoder(encode.text_encoder)
     progress = Progress("sample")
-    videos = []
-    for first in range(0, len(requests), sampling.batch_size):
-        progress(first, len(requests))
-        videos.append(
-            sample_videos(
-                run,
-                requests[first : first + sampling.batch_size],
-                autoencoder,
-                text_encoder,
-                seed=seed + first,
-                num_frames=num_frames,
-                height_px=height,
-                width_px=width,
-                fps=encode.fps,
-                sampling=sampling,
-            )
-        )
+    frames_BTHWC = sample_videos(
+        run,
+        requests,
+        autoencoder,
+        text_encoder,
+        seed=seed,
+        num_frames=num_frames,
+        height_px=height,
+        width_px=width,
+        fps=encode.fps,
+        sampling=sampling,
+        progress=progress,
+    )
     progress.finish()
-    frames_BTHWC = np.concatenate(videos)
     _write(out, prompts, frames_BTHWC, encode.fps)
     artifacts.show_picture(out / SHEET, "contact-sheet", "Middle frames of all samples")
     return Sampled(out, tuple(prompts), frames_BTHWC)
+
+
+def _latent_frames(autoencoder: Autoencoder, num_frames: int, setting: str) -> int:
+    """Frames of the latents; an error names the setting that the number came from."""
+    try:
+        return autoencoder.latent_frames(num_frames)
+    except InputError as error:
+        raise SettingsError(f"{setting}: {error}") from error
 
 
 def _request(prompt: str, start: StartFrom, encode: EncodeConfig) -> Request:

@@ -15,7 +15,7 @@ from models import autoencoder as module
 from models.autoencoder import load_autoencoder
 from models.autoencoder_layouts import autoencoder_original
 from models.layouts import write_weights
-from warehouse.errors import WeightsError
+from warehouse.errors import InputError, WeightsError
 
 SMALL_KL = {
     "down_block_types": ("DownEncoderBlock2D",) * 2,
@@ -148,13 +148,21 @@ def test_networks_of_whole_videos_keep_a_quarter_of_the_frames(tmp_path, kind, c
         torch.testing.assert_close(
             frames_TCHW.movedim(1, 0), network.decode(mode[None]).sample[0], atol=1e-4, rtol=1e-4
         )
+    fewer = loaded.decode(z_BTCHW[:, :2])
+    assert fewer.shape[1] == 5, "as many as `latent_frames` counts two latents for"
+    theirs = network.decode(modes[0][None, :, :2]).sample[0, :, -5:]
+    torch.testing.assert_close(fewer[0].movedim(1, 0), theirs, atol=1e-4, rtol=1e-4)
     if kind == "AutoencoderKLWan":  # later frames change no earlier latents; CogVideoX's norms see all frames
         first = loaded.encode(x_BTCHW[:, :5])
         torch.testing.assert_close(first, z_BTCHW[:, :2], atol=1e-4, rtol=1e-4)
     noisy = loaded.encode(x_BTCHW, torch.Generator().manual_seed(1)) - z_BTCHW
     assert noisy.shape == z_BTCHW.shape and noisy.abs().min() > 0
-    with pytest.raises(ValueError, match="one and a multiple of 4"):
+    with pytest.raises(
+        InputError, match=r"is 8, but a .* takes one and a multiple of 4 besides; take 5 or 9"
+    ):
         loaded.encode(x_BTCHW[:, :8])
+    with pytest.raises(InputError, match=r"is 0, .*; take 1$"):
+        loaded.latent_frames(0)
     with pytest.raises(ValueError, match="no moments of single frames"):
         loaded.moments(x_BTCHW[0])
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from test_autoencoder import SMALL_COG, save_small
 from test_cli import Run, run
 
 from curation.pipeline import make_plan
@@ -103,13 +104,30 @@ def test_samplers_and_guidance_change_the_videos(sample, options: tuple) -> None
         (("--guidance-shape", "round"), "expected one of linear, triangle"),
         (("--mask-strategy", "0"), "reference_path names 0"),
         (("--reference", "gone.png", "--mask-strategy", "0"), "gone.png is not there"),
-        (("--loops", 2, "--carry", 8), "carry is 8, expected fewer than the 8 frames"),
+        (("--loops", 2, "--carry", 8), "carry is 8, expected fewer than the 8 latent frames"),
         (("--sampler", "pndm", "--repeats", 2), "steps of pndm cannot be repeated"),
         (("--seamless", "--loops", 2), "one loop where the video is seamless"),
     ],
 )
 def test_what_cannot_be_is_said(sample, options: tuple, message: str) -> None:
     assert message in " ".join(sample("a sea", *options).split())
+
+
+def test_frames_that_an_autoencoder_does_not_take_are_named_with_their_setting(
+    sample, tmp_path: Path
+) -> None:
+    save_small("AutoencoderKLCogVideoX", SMALL_COG, tmp_path / "cog")
+    compressed = ("--set", f"encode.autoencoder={tmp_path}/cog")
+    said = " ".join(sample("a sea", *compressed).split())
+    assert (
+        "encode.buckets: number of frames is 8, but a AutoencoderKLCogVideoX takes one and a multiple of 4"
+        in said
+    )
+    nine = (*compressed, "--set", 'encode.buckets=["9x64x64"]')
+    said = " ".join(sample("a sea", *nine, "--frames", 12).split())
+    assert "frames: number of frames is 12" in said and "take 9 or 13" in said
+    (video,) = sample("a sea", *nine, "--frames", 13)
+    assert video.shape == (13, 64, 64, 3)
 
 
 def test_nothing_but_earlier_samples_is_replaced(

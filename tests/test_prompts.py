@@ -91,6 +91,7 @@ def test_frames_go_where_they_are_asked() -> None:
 @pytest.mark.parametrize("strategy", ["0,0,4,0,3", "0,1,0,0,2", "0,0,0,7,2", "0,0,-7", "0,0,0,-9", "0,0,6"])
 def test_frames_that_do_not_fit_are_refused(strategy: str) -> None:
     with pytest.raises(
-        SettingsError, match=r"Placement\(.* does not fit: (a.mp4|b.png) has [16] frames and the piece 8"
+        SettingsError,
+        match=r"Placement\(.* does not fit: (a.mp4|b.png) has [16] latent frames and the piece 8",
     ):
         given(strategy)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
 from torch import Tensor
@@ -38,6 +38,20 @@ class Placement:
     edit_ratio: float = 0.0
     """0 keeps the frames as they are, 1 makes them anew (`models.given_frames.release_of`)."""
 
+    def starts(self, name: str, there: int, here: int) -> tuple[int, int]:
+        """First latent frame in the file `name`, which has `there` of them, and in a piece of `here`.
+
+        Raises SettingsError where the frames do not fit into both.
+        """
+        source = self.reference_start + (there if self.reference_start < 0 else 0)
+        target = self.target_start + (here if self.target_start < 0 else 0)
+        if not (0 <= source <= there - self.length and 0 <= target <= here - self.length):
+            raise SettingsError(
+                f"{self} does not fit: {name} has {there} latent frames and the piece {here}; expected both to hold "
+                f"{self.length} from the starts on"
+            )
+        return source, target
+
 
 @dataclass(frozen=True)
 class Request:
@@ -56,6 +70,12 @@ class Request:
         last = max([first for first, _ in self.texts] + [placement.loop for placement in self.placements])
         if last >= loops:
             raise SettingsError(f"piece {last} is asked for, but the video has {loops}, counted from 0")
+
+    def check_fit(self, references: Mapping[str, Tensor], num_frames: int) -> None:
+        """Raises SettingsError where given frames lie outside of their file (latents (C, T, H, W)) or of the piece."""
+        for placement in self.placements:
+            name = self.references[placement.reference]
+            placement.starts(name, references[name].shape[1], num_frames)
 
 
 def read_prompt(prompt: str, reference_path: str = "", mask_strategy: str = "") -> Request:
@@ -155,13 +175,6 @@ def given_of(
 def _placed(
     given: Given, clip: int, placement: Placement, name: str, frames_CTHW: Tensor, sigmas: Tensor
 ) -> Given:
-    there, here, length = frames_CTHW.shape[1], given.latents_BCTHW.shape[2], placement.length
-    source = placement.reference_start + (there if placement.reference_start < 0 else 0)
-    target = placement.target_start + (here if placement.target_start < 0 else 0)
-    if not (0 <= source <= there - length and 0 <= target <= here - length):
-        raise SettingsError(
-            f"{placement} does not fit: {name} has {there} frames and the piece {here}; expected both to hold "
-            f"{length} from the starts on"
-        )
+    source, target = placement.starts(name, frames_CTHW.shape[1], given.latents_BCTHW.shape[2])
     release = release_of(placement.edit_ratio, sigmas)
-    return given.with_frames(clip, target, frames_CTHW[:, source : source + length], release)
+    return given.with_frames(clip, target, frames_CTHW[:, source : source + placement.length], release)

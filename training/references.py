@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from warehouse.errors import SettingsError
+from warehouse.errors import InputError, SettingsError
 
 _IMAGES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 
@@ -36,7 +36,7 @@ def read_reference(path: Path, encoder: Encoder, height_px: int, width_px: int, 
     fitted = torch.stack([_fitted(frame, height_px, width_px) for frame in frames_THWC])
     try:
         return encoder.encode(fitted[None])[0].movedim(0, 1)
-    except ValueError as error:
+    except (ValueError, InputError) as error:
         raise SettingsError(f"reference {path} cannot be encoded: {error}") from error
 
 

@@ -44,7 +44,7 @@ class Autoencoder(Protocol):
     downsampling: int
 
     def latent_frames(self, num_frames: int) -> int:
-        """Frames of the latents of so many frames."""
+        """Frames of the latents of so many frames. Raises InputError for a number that it does not take."""
 
     def encode(self, x_BTCHW: Tensor) -> Tensor:
         """Scaled latents of frames in [-1, 1]."""
@@ -67,10 +67,11 @@ class Sampling:
     `num_steps` noise levels fall from `sigma_max` to `sigma_min` (Karras). `sampler`: a name that
     `models.diffusers_samplers.sampler_named` knows. `guidance`: weights at the first and the last frame, or with the
     shape "triangle" at both ends and in the middle; `oscillating`: every second step after the tenth goes without.
-    `window`: frames that the network sees at once where a video has more (None: all), `overlap` of them shared with
-    the next window. `seamless`: the last frame goes on at the first. `repeats`: of each step, so that frames that are
-    given agree with the others in a network that was not trained with any. `loops`: pieces of a video, each given the
-    last `carry` frames of the one before. `batch_size`: samples at once; it changes none of them.
+    `window`: latent frames that the network sees at once where a video has more (None: all), `overlap` of them shared
+    with the next window. `seamless`: the last frame goes on at the first. `repeats`: of each step, so that frames that
+    are given agree with the others in a network that was not trained with any. `loops`: pieces of a video, each given
+    the last `carry` latent frames of the one before. Latent frames are frames, unless the autoencoder compresses time.
+    `batch_size`: samples at once; it changes none of them.
     """
 
     num_steps: int = 16
@@ -125,14 +126,15 @@ class Sampling:
         return karras_sigmas(self.num_steps, self.sigma_min, self.sigma_max)
 
     def check_frames(self, num_frames: int) -> None:
-        """Raises SettingsError where windows or pieces do not fit a piece of this many frames."""
+        """Raises SettingsError where windows or pieces do not fit a piece of this many latent frames."""
         if self.loops > 1 and self.carry >= num_frames:
             raise SettingsError(
-                f"carry is {self.carry}, expected fewer than the {num_frames} frames of a piece"
+                f"carry is {self.carry}, expected fewer than the {num_frames} latent frames of a piece: carry fewer, "
+                f"or make longer pieces"
             )
         if self.window is not None and not 0 <= self.overlap < self.window <= num_frames:
             raise SettingsError(
-                f"window {self.window}, overlap {self.overlap}, {num_frames} frames: expected "
+                f"window {self.window}, overlap {self.overlap}, {num_frames} latent frames: expected "
                 f"0 <= overlap < window <= frames"
             )
         if self.seamless and (self.window is None or not self.overlap):
@@ -236,12 +238,18 @@ def sample_videos(
     motion_bucket: float = 127.0,
     sampling: Sampling | None = None,
     device: str = "cpu",
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> np.ndarray:
     """Frames (B, T, H, W, 3) uint8, one video a prompt; prompt i starts from noise of its own, keyed by
     seed + i.
 
     `weights`: a weights file or the folder of a finished run. `prompts`: as `training.prompts` reads them.
-    `num_frames`: of a piece. `motion_bucket`: 0 (still) to 255.
+    `num_frames`: of a piece. `motion_bucket`: 0 (still) to 255. `progress` is told before every batch how many
+    prompts are done, and of how many.
+
+    Raises:
+        InputError: the autoencoder does not take so many frames; nothing was computed then.
+        SettingsError: windows, pieces or frames that are given do not fit; nothing was sampled then.
     """
     sampling = sampling or Sampling()
     latent_frames = autoencoder.latent_frames(num_frames)
@@ -255,6 +263,8 @@ def sample_videos(
         name: read_reference(Path(name), autoencoder, height_px, width_px, fps).float().to(device)
         for name in names
     }
+    for request in requests:
+        request.check_fit(references, latent_frames)
     scale = autoencoder.downsampling
     shared = _Sampler(
         loaded.network().to(device),
@@ -267,6 +277,7 @@ def sample_videos(
     )
     videos = []
     for start in range(0, len(requests), sampling.batch_size):
+        progress(start, len(requests))
         latents_BCTHW = shared.video(requests[start : start + sampling.batch_size], start, seed)
         videos.append(to_pixels(autoencoder.decode(latents_BCTHW.movedim(1, 2))))
     return np.concatenate(videos)
