@@ -1,8 +1,9 @@
 """What a network is told about a clip: text tokens, and numbers such as frame rate and motion.
 
-The text of a clip can be dropped, which replaces it by the null text: zeros that are attended to; frames that
-the clip is to continue go with it. Training drops it at random so that one network gives both sides of
-guidance; the numbers always stay (SVD keeps them too).
+The text of a clip can be dropped, which replaces it by the null text: zeros that are attended to. Training drops it at
+random so that one network gives both sides of guidance; the numbers always stay (SVD keeps them too). Frames that join
+the input are dropped apart from it: a network that continues an image does without both (SVD), one that paints what a
+mask says needs mask and known frames on both sides (Stable Diffusion's inpainting).
 """
 
 from __future__ import annotations
@@ -47,24 +48,37 @@ class Conditioning:
 
 
 def drop_text(conditioning: Conditioning, drop_B: Tensor) -> Conditioning:
-    """Replace what is asked for of the clips where `drop_B` (bool) is true: by the null text, by no class, and
-    frames to continue by zeros (SVD samples so).
-    """
+    """Replace what is asked for of the clips where `drop_B` (bool) is true: by the null text, and by no class."""
     text_BLD = conditioning.text_BLD.masked_fill(drop_B[:, None, None], 0.0)
-    label_B, frames = conditioning.label_B, conditioning.frames_BCTHW
+    label_B = conditioning.label_B
     return replace(
         conditioning,
         text_BLD=text_BLD,
         mask_BL=conditioning.mask_BL | drop_B[:, None],
         label_B=None if label_B is None else label_B.masked_fill(drop_B, torch.nan),
-        frames_BCTHW=None if frames is None else frames.masked_fill(drop_B[:, None, None, None, None], 0.0),
     )
 
 
+def drop_frames(conditioning: Conditioning, drop_B: Tensor) -> Conditioning:
+    """Replace the frames that join the input by zeros, where `drop_B` (bool) is true and there are any (SVD)."""
+    frames = conditioning.frames_BCTHW
+    if frames is None:
+        return conditioning
+    return replace(conditioning, frames_BCTHW=frames.masked_fill(drop_B[:, None, None, None, None], 0.0))
+
+
 def without_text(conditioning: Conditioning) -> Conditioning:
-    """The unconditional side of guidance: null text for every clip, numbers unchanged."""
-    everyone_B = torch.ones(len(conditioning.text_BLD), dtype=torch.bool, device=conditioning.text_BLD.device)
-    return drop_text(conditioning, everyone_B)
+    """The side of guidance that is not told the text: null text for every clip, all else unchanged."""
+    return drop_text(conditioning, _everyone(conditioning))
+
+
+def without_frames(conditioning: Conditioning) -> Conditioning:
+    """The side of guidance that is not told the frames that join the input, all else unchanged."""
+    return drop_frames(conditioning, _everyone(conditioning))
+
+
+def _everyone(conditioning: Conditioning) -> Tensor:
+    return torch.ones(len(conditioning.text_BLD), dtype=torch.bool, device=conditioning.text_BLD.device)
 
 
 def draw_dropout(num_clips: int, rate: float, generator: torch.Generator) -> Tensor:

@@ -15,7 +15,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from models.conditioning import Conditioning, stack, without_text
+from models.conditioning import Conditioning, stack, without_frames, without_text
 from models.edm import Network, Preconditioning
 from models.learned_variance import VarianceDenoiser
 
@@ -79,14 +79,18 @@ def at_frames(weight: Weight, index_T: Tensor) -> Weight:
 
 
 def with_and_without_text(conditioning: Conditioning) -> list[Conditioning]:
-    """The two sides of a text's guidance."""
+    """The two sides of a text's guidance; mask and frames that join the input are on both (inpainting)."""
     return [without_text(conditioning), conditioning]
+
+
+def with_and_without_anything(conditioning: Conditioning) -> list[Conditioning]:
+    """The two sides of a network that continues an image, which is dropped together with its token (SVD)."""
+    return [without_frames(without_text(conditioning)), conditioning]
 
 
 def frames_then_text(conditioning: Conditioning) -> list[Conditioning]:
     """The three sides of scales apart: nothing, the frames to continue, and the text too."""
-    nothing = without_text(conditioning)
-    return [nothing, replace(nothing, frames_BCTHW=conditioning.frames_BCTHW), conditioning]
+    return [without_frames(without_text(conditioning)), without_text(conditioning), conditioning]
 
 
 def guided_denoiser(

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from models.conditioning import (
     Conditioning,
     draw_dropout,
+    drop_frames,
     drop_text,
     motion_bucket,
     motion_edges,
     stack,
+    without_frames,
     without_text,
 )
 
@@ -28,7 +32,7 @@ def conditioning(num_clips=4):
     return Conditioning(*fields)
 
 
-def test_dropping_touches_the_dropped_clips_and_their_text_and_frames_alone():
+def test_dropping_touches_the_dropped_clips_and_their_text_alone():
     before = conditioning()
     after = drop_text(before, torch.tensor([False, True, False, True]))
     assert torch.equal(after.text_BLD[[0, 2]], before.text_BLD[[0, 2]])
@@ -36,8 +40,17 @@ def test_dropping_touches_the_dropped_clips_and_their_text_and_frames_alone():
     assert not after.text_BLD[[1, 3]].any()
     assert after.mask_BL[[1, 3]].all()
     assert torch.equal(after.numbers_BN, before.numbers_BN)
+    for name in ("frames_BCTHW", "shown_BT", "given_BT", "image_only_BT", "size_B3"):
+        assert torch.equal(getattr(after, name), getattr(before, name)), name
+
+
+def test_frames_are_dropped_of_the_dropped_clips_alone():
+    before = conditioning()
+    after = drop_frames(before, torch.tensor([False, True, False, True]))
     assert torch.equal(after.frames_BCTHW[[0, 2]], before.frames_BCTHW[[0, 2]])
     assert not after.frames_BCTHW[[1, 3]].any()
+    assert replace(after, frames_BCTHW=before.frames_BCTHW) == before
+    assert without_frames(replace(before, frames_BCTHW=None)).frames_BCTHW is None
 
 
 def test_the_null_of_training_is_the_null_of_sampling():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -18,10 +20,12 @@ from models.guidance import (
     on_channels,
     oscillating,
     triangle,
+    with_and_without_anything,
     with_and_without_text,
 )
 from models.learned_variance import denoise_with_variance
 from models.noise import Discrete, linear_betas, sigmas_of
+from tests.small_networks import SMALL_NETWORKS, inputs_of, randomised
 
 TOLD = Conditioning(
     torch.ones(2, 3, 4),
@@ -68,11 +72,50 @@ def test_oscillation_begins_after_ten_steps_and_takes_turns() -> None:
 def test_guidance_mixes_both_sides_frame_by_frame() -> None:
     x = torch.randn(2, 4, 3, 2, 2)
     weight = lambda _: torch.tensor([0.0, 1.0, 3.0])[:, None, None]  # noqa: E731
-    guided = guided_denoiser(SVD, network, with_and_without_text(TOLD), [weight])(x, 2.0)
+    guided = guided_denoiser(SVD, network, with_and_without_anything(TOLD), [weight])(x, 2.0)
     without, with_all = direct(x, 2.0, 0, 0), direct(x, 2.0, 1, 5)
     torch.testing.assert_close(guided[:, :, 0], without[:, :, 0])
     torch.testing.assert_close(guided[:, :, 1], with_all[:, :, 1])
     torch.testing.assert_close(guided[:, :, 2], (3 * with_all - 2 * without)[:, :, 2])
+
+
+def test_guidance_by_text_leaves_the_frames_on_both_sides() -> None:
+    x = torch.randn(2, 4, 3, 2, 2)
+    guided = guided_denoiser(SVD, network, with_and_without_text(TOLD), [constant(7.0)])(x, 2.0)
+    torch.testing.assert_close(guided, direct(x, 2.0, 7.0, 5))
+
+
+@pytest.mark.parametrize("weight", [0.0, 1.0, 12.0])
+def test_what_inpainting_knows_stays_whatever_the_guidance(weight: float) -> None:
+    """A network that knows the frames where the mask is 0 and follows its text where it is 1, as an ideal one does."""
+    known = torch.randn(2, 4, 3, 2, 2)
+    mask = torch.zeros(2, 1, 3, 2, 2)
+    mask[:, :, 1:] = 1.0
+    told = replace(TOLD, frames_BCTHW=torch.cat([mask, known * (1 - mask)], dim=1))
+
+    def ideal(x: Tensor, c_noise_B: Tensor, told: Conditioning) -> Tensor:
+        sigma_B = (4 * c_noise_B).exp()
+        painted, shown = told.frames_BCTHW[:, :1], told.frames_BCTHW[:, 1:]
+        x0 = torch.where(painted > 0, per_clip(told.text_BLD.mean((1, 2)), x), shown)
+        noise = (x * per_clip((1 + sigma_B**2).sqrt(), x) - x0) / per_clip(sigma_B, x)
+        return SVD.target(x0, noise, sigma_B)
+
+    denoise = guided_denoiser(SVD, ideal, with_and_without_text(told), [constant(weight)])
+    found = denoise(torch.randn(2, 4, 3, 2, 2), 2.0)
+    torch.testing.assert_close(found[:, :, :1], known[:, :, :1], atol=1e-4, rtol=0)
+    torch.testing.assert_close(found[:, :, 1:], torch.full((2, 4, 2, 2, 2), weight), atol=1e-4, rtol=0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["inpainting", "pseudo3d"])
+def test_networks_that_paint_hear_mask_and_frames_on_both_sides(name: str) -> None:
+    unet = randomised(SMALL_NETWORKS[name].build())
+    x, _, told = inputs_of(name)
+    sigma_B = torch.full((2,), 2.0)
+    without = replace(told, text_BLD=torch.zeros_like(told.text_BLD), mask_BL=torch.ones(2, 5) > 0)
+    first, last = (SVD.denoise(unet, x, sigma_B, side) for side in (without, told))
+    guided = guided_denoiser(SVD, unet, with_and_without_text(told), [constant(3.0)])(x, 2.0)
+    torch.testing.assert_close(guided, 3 * last - 2 * first, atol=1e-4, rtol=1e-4)
 
 
 def test_text_and_frames_have_scales_apart() -> None:
@@ -88,8 +131,8 @@ def test_text_and_frames_have_scales_apart() -> None:
 def test_only_some_channels_are_guided() -> None:
     x = torch.randn(2, 4, 3, 2, 2)
     weight = on_channels(linear(2.0, 4.0, 3), [True, True, True, False])
-    guided = guided_denoiser(SVD, network, with_and_without_text(TOLD), [weight])(x, 2.0)
-    whole = guided_denoiser(SVD, network, with_and_without_text(TOLD), [linear(2.0, 4.0, 3)])(x, 2.0)
+    guided = guided_denoiser(SVD, network, with_and_without_anything(TOLD), [weight])(x, 2.0)
+    whole = guided_denoiser(SVD, network, with_and_without_anything(TOLD), [linear(2.0, 4.0, 3)])(x, 2.0)
     assert torch.equal(guided[:, :3], whole[:, :3])
     torch.testing.assert_close(guided[:, 3], direct(x, 2.0, 1, 5)[:, 3])
     assert (whole[:, 3] - guided[:, 3]).abs().min() > 1
@@ -97,7 +140,9 @@ def test_only_some_channels_are_guided() -> None:
 
 def test_steps_that_are_not_guided_cost_one_side() -> None:
     x, sigmas = torch.randn(2, 4, 3, 2, 2), karras_sigmas(20)
-    denoise = guided_denoiser(SVD, network, with_and_without_text(TOLD), [oscillating(constant(3.0), sigmas)])
+    denoise = guided_denoiser(
+        SVD, network, with_and_without_anything(TOLD), [oscillating(constant(3.0), sigmas)]
+    )
     CALLS.clear()
     found = denoise(x, sigmas[11].item())
     denoise(x, sigmas[12].item())
@@ -112,9 +157,11 @@ def test_learned_variances_are_the_conditional_sides() -> None:
     def both(x: Tensor, c_noise_B: Tensor, told: Conditioning) -> Tensor:
         return torch.cat([network(x, c_noise_B, told), torch.sin(network(x, c_noise_B, told) + x)], dim=1)
 
-    guided = guided_with_variance(preconditioning, both, with_and_without_text(TOLD), [constant(3.0)])
+    guided = guided_with_variance(preconditioning, both, with_and_without_anything(TOLD), [constant(3.0)])
     clean, share = guided(x, 2.0)
     last_clean, last_share = denoise_with_variance(preconditioning, both, x, sigma_B, TOLD)
-    first_clean, _ = denoise_with_variance(preconditioning, both, x, sigma_B, with_and_without_text(TOLD)[0])
+    first_clean, _ = denoise_with_variance(
+        preconditioning, both, x, sigma_B, with_and_without_anything(TOLD)[0]
+    )
     torch.testing.assert_close(share, last_share)
     torch.testing.assert_close(clean, 3 * last_clean - 2 * first_clean)

@@ -19,6 +19,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 from models.autoencoder import Autoencoder, load_autoencoder
 from models.conditioning import Conditioning
 from models.edm import SVD, karras_sigmas
+from models.guidance import guided_denoiser, linear, with_and_without_anything
 from models.image_encoder import load_image_encoder
 from models.networks import NETWORKS
 from models.samplers import SAMPLERS
@@ -101,7 +102,7 @@ def test_diffusers_pipeline_samples_a_run_as_we_do(tmp_path: Path) -> None:
         num_frames=3,
         num_inference_steps=5,
         min_guidance_scale=1.0,
-        max_guidance_scale=1.0,
+        max_guidance_scale=2.5,
         fps=8,
         motion_bucket_id=100,
         noise_aug_strength=0.0,
@@ -118,9 +119,7 @@ def test_diffusers_pipeline_samples_a_run_as_we_do(tmp_path: Path) -> None:
     )
     network = load_weights(tmp_path / "run").network()
 
-    def denoise(x_BCTHW: torch.Tensor, sigma: float) -> torch.Tensor:
-        return SVD.denoise(network, x_BCTHW, torch.tensor([sigma]), told)
-
+    denoise = guided_denoiser(SVD, network, with_and_without_anything(told), [linear(1.0, 2.5, 3)])
     first = noise_BTCHW.movedim(1, 2) * (700.0**2 + 1) ** 0.5
     ours = SAMPLERS["euler"](denoise, first, karras_sigmas(5), torch.randn_like)
     torch.testing.assert_close(ours.movedim(1, 2), theirs, atol=2e-4 * float(theirs.std()), rtol=0)

@@ -166,7 +166,7 @@ def test_longer_videos_are_made_in_windows_or_pieces(weights, autoencoder):
     assert (after_blue[4:] != green[4:]).any(), "the second piece hears of the first"
     with pytest.raises(SettingsError, match="carry is 4, expected fewer than the 4 latent frames"):
         sample(4, loops=2, carry=4)
-    with pytest.raises(SettingsError, match="window 4, overlap 4, 8 frames"):
+    with pytest.raises(SettingsError, match="window 4, overlap 4, 8 latent frames"):
         sample(8, window=4, overlap=4)
     with pytest.raises(SettingsError, match="piece 1 is asked for, but the video has 1"):
         sample_videos(weights, ["|0| a |1| b"], autoencoder, Letters())
