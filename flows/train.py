@@ -7,6 +7,7 @@ warehouse's selection kept; what is there already is found at once, so each flow
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from prefect import flow
 from flows.plans import current_settings
 from flows.prepare import encode_kept, pack_kept
 from flows.settings import Settings, TrainParams, load_settings
+from models.video_unet import VideoUNetConfig
 from tasks.progress import note
 from tasks.training import train_stage
 from training.job import Job
@@ -70,7 +72,7 @@ def train_chain(
 ) -> list[Path]:
     """Trains stages one after the other, each from the weights of the one before; returns the folders of their runs."""
     settings = load_settings(flags, toml=toml)
-    recipes = [recipe_of(name, settings) for name in stages]
+    recipes = recipes_of(stages, settings)
     dataset = settings.dataset or _dataset(*current_settings(flags, toml))
     root = runs_folder(settings)
     folders: list[Path] = []
@@ -84,6 +86,30 @@ def recipe_of(name: str, settings: Settings) -> Recipe:
     """A recipe with the changes that the settings make to it."""
     recipe = recipe_from(name)
     return with_settings(recipe, settings.recipes.get(recipe.stage, {}), f"recipes.{recipe.stage}")
+
+
+def recipes_of(stages: Sequence[str], settings: Settings) -> list[Recipe]:
+    """The recipes of a chain. Weights are handed on, so the network, and the objective, that the settings give the last
+    stage of those that they give one hold for all stages that they give none.
+    """
+    recipes = [recipe_of(name, settings) for name in stages]
+    for part in ("network", "objective"):
+        own = [_names(settings.recipes.get(recipe.stage, {}), part) for recipe in recipes]
+        leader = next((r for r, o in zip(recipes[::-1], own[::-1], strict=True) if o), recipes[-1])
+        recipes = [r if o else _following(r, leader, part) for r, o in zip(recipes, own, strict=True)]
+    return recipes
+
+
+def _names(changes: Mapping[str, Any], part: str) -> bool:
+    return any(name.partition(".")[0] == part for name in changes)
+
+
+def _following(recipe: Recipe, leader: Recipe, part: str) -> Recipe:
+    """A recipe with a part of another one's; a UNet without temporal layers where it trains on single frames."""
+    value = getattr(leader, part)
+    if isinstance(value, VideoUNetConfig):
+        value = replace(value, temporal=not recipe.single_frames)
+    return replace(recipe, **{part: value})
 
 
 def runs_folder(settings: Settings) -> Path:

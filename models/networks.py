@@ -13,12 +13,15 @@ from models.transformers import TransformerConfig
 from models.video_unet import VideoUNetConfig
 from warehouse.errors import WeightsError
 
+NetworkConfig = VideoUNetConfig | TransformerConfig
+"""The shape of any network."""
+
 
 @dataclass(frozen=True)
 class Named:
     """A network that others trained."""
 
-    config: TransformerConfig | VideoUNetConfig
+    config: NetworkConfig
     follows: str
     """Paper or project."""
     loads: tuple[str, ...]

@@ -58,6 +58,16 @@ class TransformerConfig:
     max_frames: int | None = None
 
     @property
+    def latent_channels(self) -> int:
+        """Channels of the latents, as UNets call them."""
+        return self.in_channels
+
+    @property
+    def says_variance(self) -> bool:
+        """Whether half of what the network says is for a variance (`models.learned_variance`)."""
+        return self.out_channels == 2 * self.in_channels
+
+    @property
     def head_dim(self) -> int:
         return self.width // self.num_heads
 

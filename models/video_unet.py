@@ -80,6 +80,11 @@ class VideoUNetConfig:
         return self.latent_channels + self.condition_channels + bool(self.missing_size)
 
     @property
+    def says_variance(self) -> bool:
+        """No UNet here says one (`TransformerConfig.says_variance`)."""
+        return False
+
+    @property
     def embedding_dim(self) -> int:
         return 4 * self.width
 
@@ -224,7 +229,7 @@ def is_temporal(name: str) -> bool:
     return any(part.startswith("temporal") for part in name.split("."))
 
 
-def widened(tensors: Mapping[str, Tensor], network: VideoUNet) -> dict[str, Tensor]:
+def widened(tensors: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
     """Weights of an earlier network for one that takes more inputs: numbers after the earlier ones, frames that
     join the input. The new inputs have zero weights, so that the network begins as the earlier one.
     """

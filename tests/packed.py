@@ -31,9 +31,9 @@ def arrays_of(clip_id: str, num_frames: int = 4) -> tuple[np.ndarray, np.ndarray
 
 
 def rows(
-    num_clips: int, num_frames: int = 4, batch_size: int = 7, held_out: float = 0.2
+    num_clips: int, num_frames: int = 4, batch_size: int = 7, held_out: float = 0.2, spread: float = 1.0
 ) -> Iterator[tuple[str, pa.RecordBatch]]:
-    """Clips c<frames>-0000.. of three to a video; every third has no motion score."""
+    """Clips c<frames>-0000.. of three to a video; every third has no motion score. Latents are N(0, spread²)."""
     clip_ids = [f"c{num_frames}-{i:04d}" for i in range(num_clips)]
     video_ids = [f"v{num_frames}-{i // 3}" for i in range(num_clips)]
     splits = split_videos(video_ids, held_out)
@@ -47,7 +47,7 @@ def rows(
         batch = clip_batch(
             clip_ids=chosen,
             video_ids=videos,
-            latents_BTCHW=latents,
+            latents_BTCHW=(spread * latents).astype(np.float16),
             text_BLD=text,
             mask_BL=mask,
             fps=[8.0] * len(chosen),

@@ -18,6 +18,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from models.autoencoder import Autoencoder, load_autoencoder
 from models.conditioning import Conditioning
+from models.counting import network_of
 from models.edm import SVD, karras_sigmas
 from models.guidance import guided_denoiser, linear, with_and_without_anything
 from models.image_encoder import load_image_encoder
@@ -69,6 +70,16 @@ def test_published_shapes_are_told_and_read_back(name: str) -> None:
         return
     kind, settings = to_diffusers(config)
     assert from_diffusers({"_class_name": kind, **settings}) == config
+
+
+def test_a_transformer_has_no_such_layout(tmp_path: Path) -> None:
+    config = replace(NETWORKS["dit-s-2"].config, width=48, depth=1, num_heads=4)
+    tensors = network_of(config).state_dict()
+    (tmp_path / "run").mkdir()
+    save_weights(tmp_path / "run" / WEIGHTS, Weights(config, tensors, torch.zeros(255), {}))
+    for export in (export_diffusers, export_original):
+        with pytest.raises(WeightsError, match="holds a diffusion transformer: expected a UNet"):
+            export(tmp_path / "run", tmp_path / "out")
 
 
 def test_stable_diffusion_1_tells_its_heads_by_one_number() -> None:

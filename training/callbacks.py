@@ -18,6 +18,7 @@ from training.data import Batch
 from training.evaluate import BucketLoss, held_out_losses
 from training.job import TrainingError
 from training.module import LatentDiffusion
+from training.objective import PRECONDITIONINGS, prediction_of
 from training.recipe import Recipe
 from training.stop import StopRequest
 
@@ -117,9 +118,10 @@ class Evaluation(Callback):
             return functional_call(module.network, averaged, inputs)
 
         self.losses = held_out_losses(
-            network,
+            prediction_of(network, self.recipe.network),
             self.batches,
             module.motion_edges,
+            preconditioning=PRECONDITIONINGS[self.recipe.objective],
             seed=self.recipe.seed,
             rank=trainer.global_rank,
             num_ranks=trainer.world_size,

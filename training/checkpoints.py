@@ -24,10 +24,12 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from models.video_unet import VideoUNet, VideoUNetConfig, is_temporal, widened
-from training.recipe import with_settings
+from models.counting import network_of
+from models.networks import NetworkConfig
+from models.video_unet import VideoUNetConfig, is_temporal, widened
+from training.recipe import network_with
 from warehouse.errors import SettingsError, WeightsError
 
 WEIGHTS, DONE, RUN, METRICS = "weights.safetensors", "done.json", "run.json", "metrics.jsonl"
@@ -120,14 +122,14 @@ def _flaw(path: Path) -> str | None:
 class Weights:
     """A trained network: its shape, its tensors, the edges of its motion buckets, and where it came from."""
 
-    config: VideoUNetConfig
+    config: NetworkConfig
     tensors: dict[str, Tensor]
     motion_edges: Tensor
     origin: dict[str, Any]
 
-    def network(self) -> VideoUNet:
+    def network(self) -> nn.Module:
         """The network with these weights, on the CPU, for evaluation."""
-        network = VideoUNet(self.config)
+        network = network_of(self.config)
         network.load_state_dict(self.tensors)
         return network.eval().requires_grad_(False)
 
@@ -159,7 +161,7 @@ def load_weights(path: Path) -> Weights:
             f"{path} has format {described.get('format')}, expected {FORMAT}, written by training"
         )
     try:
-        config = with_settings(VideoUNetConfig(), json.loads(described["network"]), "network")
+        config = network_with(VideoUNetConfig(), json.loads(described["network"]), "network")
     except SettingsError as error:
         raise WeightsError(f"{path} is of another version: {error}") from error
     edges = tensors.pop("motion_edges")
@@ -167,7 +169,7 @@ def load_weights(path: Path) -> Weights:
     return Weights(config, named, edges, json.loads(described["origin"]))
 
 
-def start_from(network: VideoUNet, weights: Weights) -> None:
+def start_from(network: nn.Module, weights: Weights) -> None:
     """Put earlier weights into a network. New may be temporal layers, frames that join the input and what stands for
     missing ones, numbers that follow the earlier ones, and the whole embedding of numbers where there were none.
     Raises WeightsError.
@@ -176,14 +178,21 @@ def start_from(network: VideoUNet, weights: Weights) -> None:
         missing, unexpected = network.load_state_dict(widened(weights.tensors, network), strict=False)
     except RuntimeError as error:
         raise WeightsError(f"the earlier stage's network {weights.config} does not fit: {error}") from error
-    new = ("embedding.numbers.",) if weights.config.num_numbers == 0 else ()
-    new += ("missing_frame",) if not weights.config.missing_size else ()
+    new = _may_be_new(weights.config)
     unfilled = [name for name in missing if not is_temporal(name) and not name.startswith(new)]
     if unfilled or unexpected:
         raise WeightsError(
             f"the earlier stage's network {weights.config} does not fit {network.config}: "
             f"it lacks {unfilled}, has besides {unexpected}; give both stages one network setting"
         )
+
+
+def _may_be_new(earlier: NetworkConfig) -> tuple[str, ...]:
+    """How parameters begin that a network may have more than the earlier one, besides temporal ones."""
+    if not isinstance(earlier, VideoUNetConfig):
+        return ()
+    new = ("embedding.numbers.",) if earlier.num_numbers == 0 else ()
+    return new + (("missing_frame",) if not earlier.missing_size else ())
 
 
 def load_for_resume(path: Path) -> dict[str, Any]:

@@ -22,7 +22,8 @@ from warehouse.reader import Clips, PackedDataset, frame_choice
 class Batch:
     """One rank's slice of the global batch at `position`.
 
-    `latents_BCTHW`: float32. `motion_B`: scores, NaN where unknown. `clip_ids`: of the clips, for messages.
+    `latents_BCTHW`: float32. `motion_B`: scores, NaN where unknown. `size_B3`: height and width in pixels, and height
+    over width. `clip_ids`: of the clips, for messages.
     """
 
     position: int
@@ -32,6 +33,7 @@ class Batch:
     mask_BL: Tensor
     fps_B: Tensor
     motion_B: Tensor
+    size_B3: Tensor
 
     def to(self, device: torch.device, **options: object) -> Batch:
         """Lightning's way to move a batch."""
@@ -39,14 +41,16 @@ class Batch:
         return Batch(**moved)
 
     def conditioning(self, edges: Tensor) -> Conditioning:
-        """What the network is told, with motion as the bucket between `edges`."""
+        """What the network is told, with motion as the bucket between `edges`; no clip has a class."""
         numbers_BN = torch.stack([self.fps_B, motion_bucket(self.motion_B, edges)], dim=1)
-        return Conditioning(self.text_BLD, self.mask_BL, numbers_BN)
+        no_label_B = torch.full_like(self.fps_B, torch.nan)
+        return Conditioning(self.text_BLD, self.mask_BL, numbers_BN, no_label_B, self.size_B3)
 
 
-def to_batch(clips: Clips, position: int, frame_B: np.ndarray | None = None) -> Batch:
-    """Tensors of some clips; with `frame_B` of that one frame of each."""
+def to_batch(clips: Clips, position: int, downsampling: int, frame_B: np.ndarray | None = None) -> Batch:
+    """Tensors of some clips; with `frame_B` of that one frame of each. `downsampling`: pixels a latent."""
     latents = clips.latents_BTCHW
+    height_px, width_px = (downsampling * side for side in latents.shape[-2:])
     if frame_B is not None:
         latents = latents[np.arange(len(clips)), frame_B][:, None]
     return Batch(
@@ -57,6 +61,7 @@ def to_batch(clips: Clips, position: int, frame_B: np.ndarray | None = None) -> 
         mask_BL=torch.from_numpy(clips.mask_BL.copy()),
         fps_B=torch.from_numpy(clips.fps_B.copy()),
         motion_B=torch.from_numpy(clips.motion_B.copy()),
+        size_B3=torch.tensor([[height_px, width_px, height_px / width_px]]).expand(len(clips), -1),
     )
 
 
@@ -83,7 +88,7 @@ class TrainingClips(IterableDataset[Batch]):
         for plan, clips in self.dataset.read_batches(self.order, self.position, **reading):
             single = self.recipe.single_frames
             frame_B = frame_choice(clips, plan.epoch_B, self.recipe.seed) if single else None
-            yield to_batch(clips, plan.position, frame_B)
+            yield to_batch(clips, plan.position, self.dataset.manifest.downsampling, frame_B)
 
 
 def training_loader(clips: TrainingClips, num_workers: int) -> DataLoader[Batch]:
@@ -101,7 +106,7 @@ def held_out_batches(dataset: PackedDataset, recipe: Recipe) -> list[Batch]:
         if not len(some):
             break
         frame_B = frame_choice(some, np.zeros(len(some)), recipe.seed) if recipe.single_frames else None
-        batches.append(to_batch(some, len(batches), frame_B))
+        batches.append(to_batch(some, len(batches), dataset.manifest.downsampling, frame_B))
         left -= len(some)
     return batches
 

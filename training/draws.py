@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from models.conditioning import draw_dropout
-from models.edm import log_normal_sigmas
 from models.frame_masks import draw_given
+from training.objective import draw_sigmas
 from training.recipe import Recipe
 
 
@@ -51,10 +51,10 @@ def draw(recipe: Recipe, position: int, rank: int, shape: tuple[int, ...]) -> Dr
     first = rank * shape[0]
     mine = slice(first, first + shape[0])
     whole = generator(recipe.seed, "levels", position)
-    sigma_B = log_normal_sigmas(recipe.batch_size, recipe.p_mean, recipe.p_std, whole)[mine]
+    levels = draw_sigmas(recipe.objective, recipe.batch_size, recipe.p_mean, recipe.p_std, whole)
     drop_B = draw_dropout(recipe.batch_size, recipe.text_dropout, whole)[mine]
     noise = sample_noise(shape, (recipe.seed, "noise"), position * recipe.batch_size + first)
-    return Draws(noise, sigma_B, drop_B, _draw_given(recipe, position, shape[2], mine))
+    return Draws(noise, levels[mine], drop_B, _draw_given(recipe, position, shape[2], mine))
 
 
 def _draw_given(recipe: Recipe, position: int, num_frames: int, mine: slice) -> Tensor | None:

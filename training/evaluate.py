@@ -10,7 +10,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from models.edm import SVD, Network, clip_losses
+from models.edm import SVD, Network, Preconditioning, clip_losses
 from training.data import Batch
 from training.draws import generator, sample_noise
 
@@ -19,9 +19,11 @@ SIGMA_EDGES = (0.1, 0.17, 0.3, 0.55, 1.0, 1.7, 3.0, 5.5, 10.0)
 
 @dataclass(frozen=True)
 class BucketLoss:
-    """Mean v-loss over held-out clips with sigma in [low, high), of the network and of a predictor of 0.
+    """Mean squared error of the prediction over held-out clips with sigma in [low, high), of the network and of a
+    predictor of 0.
 
-    The zero predictor's is the mean square of v, close to 1 where the latents have a standard deviation of 1.
+    The zero predictor's is the mean square of the target: of v it is close to 1 where the latents have a standard
+    deviation of 1.
     """
 
     low: float
@@ -40,6 +42,7 @@ def held_out_losses(
     batches: Sequence[Batch],
     motion_edges: Tensor,
     *,
+    preconditioning: Preconditioning = SVD,
     seed: int = 0,
     edges: Sequence[float] = SIGMA_EDGES,
     rank: int = 0,
@@ -58,7 +61,8 @@ def held_out_losses(
     pairs = [(i, k) for i in range(len(batches)) for k in range(len(buckets))]
     for i, k in pairs[rank::num_ranks]:
         batch = batches[i].to(motion_edges.device)
-        losses_B, zero_B = _bucket_losses(network, batch, motion_edges, buckets[k], (seed, "held out", i, k))
+        key = (seed, "held out", i, k)
+        losses_B, zero_B = _bucket_losses(preconditioning, network, batch, motion_edges, buckets[k], key)
         sums_K3[k] += torch.stack([losses_B.sum(), zero_B.sum(), torch.tensor(len(zero_B))]).to(sums_K3)
     sums_K3 = add_up(sums_K3)
     return [
@@ -68,6 +72,7 @@ def held_out_losses(
 
 
 def _bucket_losses(
+    preconditioning: Preconditioning,
     network: Network,
     batch: Batch,
     motion_edges: Tensor,
@@ -81,5 +86,5 @@ def _bucket_losses(
     place_B = (torch.arange(len(x0)) + torch.rand(len(x0), generator=generator(*key, "levels"))) / len(x0)
     sigma_B = (low + (high - low) * place_B).exp().to(x0)
     conditioning = batch.conditioning(motion_edges)
-    losses_B = clip_losses(SVD, network, x0, noise, sigma_B, conditioning)
-    return losses_B, SVD.target(x0, noise, sigma_B).square().flatten(1).mean(1)
+    losses_B = clip_losses(preconditioning, network, x0, noise, sigma_B, conditioning)
+    return losses_B, preconditioning.target(x0, noise, sigma_B).square().flatten(1).mean(1)

@@ -10,10 +10,10 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from models.conditioning import drop_text
-from models.edm import SVD, clip_losses
 from training.data import Batch
 from training.draws import draw
 from training.ema import Ema
+from training.objective import training_losses
 from training.recipe import Recipe
 from training.schedule import lr_factor
 
@@ -33,10 +33,8 @@ class LatentDiffusion(LightningModule):
         draws = draw(self.recipe, batch.position, self.global_rank, batch.latents_BCTHW.shape).to(self.device)
         conditioning = drop_text(batch.conditioning(self.motion_edges), draws.drop_B)
         conditioning = replace(conditioning, given_BT=draws.given_BT)
-        losses_B = clip_losses(
-            SVD, self.network, batch.latents_BCTHW, draws.noise_BCTHW, draws.sigma_B, conditioning
-        )
-        return losses_B.mean()
+        clips = (batch.latents_BCTHW, draws.noise_BCTHW, draws.sigma_B, conditioning)
+        return training_losses(self.recipe.objective, self.network, self.recipe.network, *clips).mean()
 
     def optimizer_step(self, *args: Any, **options: Any) -> None:
         super().optimizer_step(*args, **options)

@@ -53,7 +53,7 @@ def export_original(run: Path, out: Path, autoencoder: Autoencoder | None = None
     """
     if out.exists():
         raise WeightsError(f"{out} is there already; name a new file")
-    weights = load_weights(run)
+    weights = _load_unet(run)
     written = write_weights(weights.network(), unet_original(weights.config))
     tensors = {f"{UNET_PREFIX}{name}": value for name, value in written.items()}
     if autoencoder is not None:
@@ -81,7 +81,7 @@ def export_diffusers(
 
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise WeightsError(f"{out} is {'a file' if out.is_file() else 'not empty'}; name a new folder")
-    weights = load_weights(run)
+    weights = _load_unet(run)
     kind, settings = to_diffusers(weights.config)
     unet = getattr(diffusers, kind)(**settings)
     unet.load_state_dict(write_weights(weights.network(), unet_diffusers(weights.config)))
@@ -98,6 +98,16 @@ def export_diffusers(
         parts["vae"] = autoencoder.network
     place_folder(out, lambda folder: [part.save_pretrained(folder / name) for name, part in parts.items()])
     return kind
+
+
+def _load_unet(run: Path) -> Weights:
+    weights = load_weights(run)
+    if not isinstance(weights.config, VideoUNetConfig):
+        raise WeightsError(
+            f"{run} holds a diffusion transformer: expected a UNet; `models.layouts.write_weights` writes transformers in "
+            f"the layouts that `cutroom networks` lists for them"
+        )
+    return weights
 
 
 def _check_fits(config: VideoUNetConfig, autoencoder: Autoencoder, image_encoder: ImageEncoder) -> None:

@@ -10,14 +10,18 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, is_dataclass, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from models.attention import Kernel
 from models.frame_masks import GivenRatios
+from models.networks import NETWORKS, NetworkConfig
 from models.recompute import Recompute
+from models.transformer_config import TransformerConfig
 from models.video_unet import VideoUNetConfig
+from training.objective import Objective
 from warehouse.errors import SettingsError
 
 T = TypeVar("T")
@@ -40,8 +44,9 @@ _LEAST = {
 class Recipe:
     stage: str
     """Name of the stage; it opens the name of the run's folder."""
-    network: VideoUNetConfig
-    """Shape of the network; with `temporal` off it is an image network."""
+    network: NetworkConfig
+    """Shape of the network: a UNet, which with `temporal` off is an image network, or a diffusion transformer. By
+    name (`with_settings`) any of `models.networks`."""
     single_frames: bool
     """Train on one frame of each clip, another in every epoch, instead of on the whole clip."""
     num_samples: int
@@ -58,10 +63,12 @@ class Recipe:
     betas: tuple[float, float] = (0.9, 0.99)
     grad_clip: float = 1.0
     """Largest norm of the gradient; 0 turns clipping off."""
+    objective: Objective = "edm"
+    """What the network is trained to say (`training.objective`): edm, flow, or iddpm."""
     p_mean: float = -1.2
-    """Mean of ln sigma."""
+    """Mean of ln sigma; not for iddpm, which has steps of its own."""
     p_std: float = 1.0
-    """Standard deviation of ln sigma."""
+    """Standard deviation of ln sigma; not for iddpm."""
     text_dropout: float = 0.15
     """Share of clips whose text is replaced by the null text."""
     given: GivenRatios = field(default_factory=GivenRatios)
@@ -107,8 +114,9 @@ class Recipe:
             _check(
                 getattr(self, name) >= least, f"{name} is {getattr(self, name)}, expected at least {least}"
             )
+        unet = isinstance(self.network, VideoUNetConfig)
         _check(
-            not (self.single_frames and self.network.temporal),
+            not (self.single_frames and unet and self.network.temporal),
             "single_frames is on, but network.temporal too: a network trained on single frames never "
             "trains its "
             "temporal layers; turn one off",
@@ -117,6 +125,16 @@ class Recipe:
             not (self.single_frames and self.given.any()),
             "single_frames is on, but given has shares too: of a single frame nothing is left to make",
         )
+        _check(
+            self.objective != "iddpm" or self.network.says_variance,
+            "objective is iddpm, whose network says a variance too: set network.out_channels to twice "
+            "network.in_channels, or objective to edm or flow, which are for UNets as well",
+        )
+        _check(
+            self.objective != "iddpm" or not self.given.any(),
+            "objective is iddpm, but given has shares too: expected none, or the objective edm or flow",
+        )
+        _check_channels(self.network)
 
     @property
     def num_steps(self) -> int:
@@ -130,6 +148,15 @@ class Recipe:
         return json.dumps(asdict(self), indent=1)
 
 
+def _check_channels(network: NetworkConfig) -> None:
+    told = network.latent_channels
+    said = network.out_channels if isinstance(network, TransformerConfig) else told
+    _check(
+        said in (told, 2 * told),
+        f"network.out_channels is {said}, expected network.in_channels, {told}, or twice as many",
+    )
+
+
 def _check(holds: bool, message: str) -> None:
     if not holds:
         raise SettingsError(f"recipe: {message}")
@@ -138,6 +165,7 @@ def _check(holds: bool, message: str) -> None:
 def with_settings(value: T, settings: Mapping[str, Any], where: str = "recipe") -> T:
     """A copy with some settings changed; nested ones as a mapping or with dotted names ("network.width").
 
+    A network is also changed by name, as "stdit-xl-2", and then further by dotted names.
     Raises SettingsError for an unknown name or a value of another type.
     """
     types = get_type_hints(type(value))
@@ -147,7 +175,9 @@ def with_settings(value: T, settings: Mapping[str, Any], where: str = "recipe") 
         head, _, rest = name.partition(".")
         if head not in types:
             raise SettingsError(f"{where} has no setting {head!r}; it has {', '.join(sorted(types))}")
-        if is_dataclass(getattr(value, head)):
+        if types[head] == NetworkConfig and not rest:
+            changes[head] = network_with(getattr(value, head), given, f"{where}.{head}")
+        elif is_dataclass(getattr(value, head)):
             if not rest and not isinstance(given, Mapping):
                 raise SettingsError(f"{where}.{head} is {given!r}, expected its settings by name")
             nested.setdefault(head, {}).update({rest: given} if rest else given)
@@ -156,12 +186,32 @@ def with_settings(value: T, settings: Mapping[str, Any], where: str = "recipe") 
         else:
             changes[head] = _typed(given, types[head], f"{where}.{head}")
     for head, inner in nested.items():
-        changes[head] = with_settings(getattr(value, head), inner, f"{where}.{head}")
+        base = changes.get(head, getattr(value, head))
+        changes[head] = with_settings(base, inner, f"{where}.{head}")
     return replace(value, **changes)
+
+
+def network_with(network: NetworkConfig, given: Any, where: str) -> NetworkConfig:
+    """The network of a name, the one that a mapping describes, or `network` with the settings of a mapping.
+
+    A mapping that holds all that a transformer must be told describes one. Raises SettingsError.
+    """
+    if isinstance(given, str):
+        if given not in NETWORKS:
+            raise SettingsError(f"{where} is {given!r}, expected one of {', '.join(NETWORKS)}")
+        return NETWORKS[given].config
+    if not isinstance(given, Mapping):
+        raise SettingsError(f"{where} is {given!r}, expected its settings by name, or the name of a network")
+    needed = {each.name for each in fields(TransformerConfig) if each.default is MISSING}
+    return with_settings(NETWORKS["dit-s-2"].config if needed <= set(given) else network, given, where)
 
 
 def _typed(given: Any, expected: Any, where: str) -> Any:
     """`given` as the type of its field: numbers widen to float, lists become tuples, nothing else changes."""
+    if get_origin(expected) in (Union, UnionType):
+        if given is None:
+            return None
+        (expected,) = (kind for kind in get_args(expected) if kind is not NoneType)
     if get_origin(expected) is tuple:
         if not isinstance(given, list | tuple):
             raise SettingsError(f"{where} is {given!r}, expected a list")

@@ -10,11 +10,11 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from models.conditioning import Conditioning
 from models.diffusers_samplers import sampler_named
-from models.edm import SVD, karras_sigmas
+from models.edm import SVD, Network, Preconditioning, karras_sigmas
 from models.given_frames import Given, continued, holding, repeated, telling
 from models.guidance import (
     FrameDenoiser,
@@ -30,6 +30,7 @@ from models.samplers import SAMPLERS, initial_latents, noise_of
 from models.windows import windowed
 from training.checkpoints import load_weights
 from training.draws import generator
+from training.objective import PRECONDITIONINGS, prediction_of
 from training.prompts import Request, given_of, read_prompt
 from training.references import read_reference
 from warehouse.errors import SettingsError
@@ -150,7 +151,7 @@ class Sampling:
 
 @torch.no_grad()
 def sample_latents(
-    network: nn.Module,
+    network: Network,
     conditioning: Conditioning,
     shape: tuple[int, int, int, int],
     seeds: Sequence[int],
@@ -159,16 +160,17 @@ def sample_latents(
     *,
     told: bool = False,
     loop: int = 0,
+    preconditioning: Preconditioning = SVD,
 ) -> Tensor:
     """Latents (B, C, T, h, w) of one clip for each seed; shape: (C, T, h, w).
 
     `given`: frames to go on from; `told`: whether the network was trained with such. `loop`: number of the piece, which
-    has noise of its own.
+    has noise of its own. `preconditioning`: of the objective that the network was trained with.
     """
     piece = () if loop == 0 else ("loop", loop)
     generators = [generator("sample", seed, *piece) for seed in seeds]
     first = initial_latents((len(seeds), *shape), sampling.sigma_max, generators).to(conditioning.text_BLD)
-    denoise = _denoiser(network, conditioning, shape[1], sampling)
+    denoise = _denoiser(preconditioning, network, conditioning, shape[1], sampling)
     if given is not None:
         denoise = telling(denoise, given) if told else holding(denoise, given)
         first = given.start(first, sampling.sigma_max)
@@ -179,14 +181,18 @@ def sample_latents(
 
 
 def _denoiser(
-    network: nn.Module, conditioning: Conditioning, num_frames: int, sampling: Sampling
+    preconditioning: Preconditioning,
+    network: Network,
+    conditioning: Conditioning,
+    num_frames: int,
+    sampling: Sampling,
 ) -> FrameDenoiser:
     sides, weight = with_and_without_text(conditioning), sampling.weight(num_frames)
     if sampling.window is None:
-        return guided_denoiser(SVD, network, sides, [weight])
+        return guided_denoiser(preconditioning, network, sides, [weight])
 
     def denoise_at(index_T: Tensor) -> FrameDenoiser:
-        return guided_denoiser(SVD, network, sides, [at_frames(weight, index_T)])
+        return guided_denoiser(preconditioning, network, sides, [at_frames(weight, index_T)])
 
     return windowed(denoise_at, num_frames, sampling.window, sampling.overlap, sampling.seamless)
 
@@ -195,10 +201,12 @@ def _denoiser(
 class _Sampler:
     """A trained network and all that its samples have in common."""
 
-    network: nn.Module
+    network: Network
+    preconditioning: Preconditioning
     told: bool
     shape: tuple[int, int, int, int]
     numbers_N: Tensor
+    size_3: Tensor
     references: dict[str, Tensor]
     texts: list[tuple[Tensor, Tensor]]
     """Tokens and mask of every request, for each piece."""
@@ -210,18 +218,30 @@ class _Sampler:
         seeds = [seed + first + i for i in range(len(requests))]
 
         def make(loop: int, head_BCTHW: Tensor | None) -> Tensor:
-            text_BLD, mask_BL = (part[these] for part in self.texts[loop])
-            told = Conditioning(text_BLD, mask_BL, self.numbers_N.expand(len(requests), -1))
-            like = text_BLD.new_empty((len(requests), *self.shape))
+            told = self._told(*(part[these] for part in self.texts[loop]))
+            like = told.text_BLD.new_empty((len(requests), *self.shape))
             given = given_of(requests, loop, self.references, like, self.sampling.sigmas)
             for clip in range(0 if head_BCTHW is None else len(requests)):
                 given = given.with_frames(clip, 0, head_BCTHW[clip])
             some = given if given.release_BT.isfinite().any() else None
             return sample_latents(
-                self.network, told, self.shape, seeds, self.sampling, some, told=self.told, loop=loop
+                self.network,
+                told,
+                self.shape,
+                seeds,
+                self.sampling,
+                some,
+                told=self.told,
+                loop=loop,
+                preconditioning=self.preconditioning,
             )
 
         return continued(make, self.sampling.loops, self.sampling.carry)
+
+    def _told(self, text_BLD: Tensor, mask_BL: Tensor) -> Conditioning:
+        num = len(text_BLD)
+        numbers_BN, size_B3 = self.numbers_N.expand(num, -1), self.size_3.expand(num, -1)
+        return Conditioning(text_BLD, mask_BL, numbers_BN, text_BLD.new_full((num,), torch.nan), size_B3)
 
 
 def sample_videos(
@@ -265,12 +285,14 @@ def sample_videos(
     }
     for request in requests:
         request.check_fit(references, latent_frames)
-    scale = autoencoder.downsampling
+    scale, recipe = autoencoder.downsampling, loaded.origin.get("recipe", {})
     shared = _Sampler(
-        loaded.network().to(device),
-        any(loaded.origin.get("recipe", {}).get("given", {}).values()),
+        prediction_of(loaded.network().to(device), loaded.config),
+        PRECONDITIONINGS[recipe.get("objective", "edm")],
+        any(recipe.get("given", {}).values()),
         (loaded.config.latent_channels, latent_frames, height_px // scale, width_px // scale),
         torch.tensor([fps, motion_bucket], device=device),
+        torch.tensor([height_px, width_px, height_px / width_px], device=device),
         references,
         [_encoded(text_encoder, requests, loop, device) for loop in range(sampling.loops)],
         sampling,

@@ -14,8 +14,9 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy
 
 from models.attention import use_attention
+from models.counting import network_of
 from models.recompute import use_recompute
-from models.video_unet import VideoUNet
+from models.video_unet import VideoUNetConfig
 from training.callbacks import Checkpoints, Emit, Evaluation, Progress, Recorder
 from training.checkpoints import (
     DONE,
@@ -73,7 +74,7 @@ def build(job: Job, dataset: PackedDataset) -> LatentDiffusion:
     given.
     """
     torch.manual_seed(job.recipe.seed)
-    network = VideoUNet(job.recipe.network)
+    network = network_of(job.recipe.network)
     use_attention(network, job.recipe.attention)
     use_recompute(network, job.recipe.recompute, job.recipe.recompute_keep_first)
     _check_fit(job.recipe, dataset)
@@ -81,6 +82,7 @@ def build(job: Job, dataset: PackedDataset) -> LatentDiffusion:
         edges = dataset_motion_edges(dataset)
     else:
         earlier = load_weights(Path(job.init_from))
+        _check_objective(job.recipe, earlier)
         start_from(network, earlier)
         edges = earlier.motion_edges  # a bucket means the same motion in every stage
     return LatentDiffusion(job.recipe, network, edges)
@@ -88,11 +90,24 @@ def build(job: Job, dataset: PackedDataset) -> LatentDiffusion:
 
 def _check_fit(recipe: Recipe, dataset: PackedDataset) -> None:
     manifest, network = dataset.manifest, recipe.network
-    got = (network.latent_channels, network.text_dim)
-    expected = (manifest.latent_channels, manifest.text_shape[1])
+    heard = manifest.text_shape[1] if network.text_dim is not None else None
+    got, expected = (network.latent_channels, network.text_dim), (manifest.latent_channels, heard)
     if got != expected:
+        unet = isinstance(network, VideoUNetConfig)
+        channels = "network.latent_channels" if unet else "network.in_channels"
         raise SettingsError(
-            f"network.latent_channels and network.text_dim are {got}, but {dataset.uri} has {expected}"
+            f"{channels} and network.text_dim are {got}, but {dataset.uri} has {expected}: set them to these, or encode "
+            f"with the autoencoder and the text encoder that the network is made for"
+        )
+
+
+def _check_objective(recipe: Recipe, earlier: Weights) -> None:
+    """A network is told noise levels in the numbers of its objective. What was imported does not say which it had."""
+    had = earlier.origin.get("recipe", {}).get("objective", recipe.objective)
+    if had != recipe.objective:
+        raise SettingsError(
+            f"objective is {recipe.objective}, but the earlier weights were trained with {had}: give both stages one, or "
+            f"start from other weights"
         )
 
 
