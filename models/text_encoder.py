@@ -12,14 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.digest import weights_digest
+from models.digest import OPEN_CLIP, weights_digest
 from warehouse.errors import WeightsError
 
 _CLIP = {"clip": "CLIPTextModel", "clip_text_model": "CLIPTextModel"}
 _T5 = {"t5": "T5EncoderModel", "mt5": "MT5EncoderModel", "umt5": "UMT5EncoderModel"}
 _CLASSES = _CLIP | _T5
-OPEN_CLIP = "open_clip:"
-"""Before open_clip's name of a model."""
 _CHUNK = 64  # texts encoded at once
 
 

@@ -49,6 +49,11 @@ class EncodeConfig:
     these words."""
 
 
+def _weights(name: str, embedded: str) -> dict[str, dict[str, str]]:
+    """What a step's settings say of an encoder's weights, so that a table's key knows them by content."""
+    return {WEIGHTS: {name: weights_id(name, embedded)}}
+
+
 @lru_cache(maxsize=1)
 def _autoencoder(name: str) -> Any:
     from models.autoencoder import load_autoencoder
@@ -75,7 +80,7 @@ class LatentWork:
 
     def __post_init__(self) -> None:
         chosen = {k: v for k, v in asdict(self.config).items() if k in ("buckets", "fps", "autoencoder")}
-        settings = chosen | {WEIGHTS: weights_id(self.config.autoencoder, "autoencoder")}
+        settings = chosen | _weights(self.config.autoencoder, "autoencoder")
         step = Step("encode", 2, ("videos", "frame_scores", "clips"), ("latents",), settings)
         object.__setattr__(self, "step", step)
 
@@ -156,7 +161,7 @@ class TextWork:
         chosen = {k: v for k, v in asdict(self.config).items() if k in ("text_encoder", "caption_shares")}
         asked = {"cleaning": self.config.cleaning, "score_words": self.config.score_words}
         chosen |= {name: asdict(config) for name, config in asked.items() if config is not None}
-        settings = chosen | {WEIGHTS: weights_id(self.config.text_encoder, "coca")}
+        settings = chosen | _weights(self.config.text_encoder, "coca")
         told = _SCORES if self.config.score_words else ()
         reads = ("clips", "captions", "summaries", *told)
         step = Step("encode_text", 2, reads, ("text_embeddings",), settings)

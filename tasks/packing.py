@@ -94,9 +94,9 @@ def _encoders(ledger: Ledger) -> dict[str, str]:
     image, text = ledger.plan.config["encode"], ledger.plan.config["encode_text"]
     return {
         "autoencoder": image["autoencoder"],
-        "autoencoder_weights": image[WEIGHTS],
+        "autoencoder_weights": image[WEIGHTS][image["autoencoder"]],
         "text_encoder": text["text_encoder"],
-        "text_encoder_weights": text[WEIGHTS],
+        "text_encoder_weights": text[WEIGHTS][text["text_encoder"]],
     }
 
 

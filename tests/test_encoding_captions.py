@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,9 +12,11 @@ from warehouse_builder import build_warehouse
 from curation.captions.cleaning import CleaningConfig
 from curation.captions.score_words import ScoreWordsConfig, with_score_words, without_score_words
 from curation.engine.work import Outputs, Unit
-from tasks.encoding import EncodeConfig, TextWork, as_caption, choose_caption
+from curation.footage.media import MediaLimits
+from tasks.encoding import EncodeConfig, LatentWork, TextWork, as_caption, choose_caption
 from warehouse.errors import SettingsError
 from warehouse.ledger import Ledger
+from warehouse.plan import resolve_keys
 
 ROW = {f"{k}_{c}": f"{k} {c}" for k in ("frame", "video", "summary") for c in ("caption", "method")}
 
@@ -80,6 +83,35 @@ def test_what_is_not_asked_for_changes_no_key() -> None:
     assert "cleaning" not in plain.config and "aesthetics" not in plain.reads
     told = TextWork(EncodeConfig(score_words=ScoreWordsConfig(), cleaning=CleaningConfig(t5=True))).step
     assert {"aesthetics", "motion"} <= set(told.reads) and told.config["cleaning"]["t5"]
+
+
+def test_weights_are_known_by_their_content_however_their_path_is_typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def keys(name: str | Path) -> tuple[str, str]:
+        config = EncodeConfig(autoencoder=str(name), text_encoder=str(name))
+        steps = (LatentWork(config, MediaLimits()).step, TextWork(config).step)
+        found = resolve_keys([*(replace(s, reads=()) for s in steps)])
+        return found["latents"], found["text_embeddings"]
+
+    monkeypatch.chdir(tmp_path)
+    for name, text in (("a", "one"), ("copy", "one"), ("other", "two"), ("embedded", "mine")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_text(text)
+    assert keys("a") == keys("./a") == keys(tmp_path / "a") == keys("copy")
+    assert set(keys("a")).isdisjoint(keys("other"))
+    (tmp_path / "a").rename(tmp_path / "moved")
+    assert keys("moved") == keys("copy") != keys("a"), "nothing lies at the old path, and may be a hub's name"
+    as_open_clip = keys("open_clip:local-dir:moved")[1]
+    assert as_open_clip == keys(f"open_clip:local-dir:{tmp_path}/copy")[1] != keys("moved")[1]
+    file = "copy/model.safetensors"
+    by_file = keys(f"open_clip:ViT-B-32:{file}")
+    assert by_file == keys(f"open_clip:ViT-B-32:./{file}") != keys(f"open_clip:ViT-L-14:{file}")
+    ours = keys("embedded")
+    (tmp_path / "embedded" / "model.safetensors").write_text("changed")
+    assert keys("embedded") == ours, "a folder of that name is not what the name stands for"
+    (tmp_path / "copy" / "model.safetensors").write_text("changed")
+    assert keys("copy") != keys("moved")
 
 
 @pytest.mark.parametrize("style", ["numbers", "words", "sentences"])

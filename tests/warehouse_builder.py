@@ -69,8 +69,14 @@ STEPS = (
         for name in PER_CLIP
     ),
     select_step(SELECTION),
-    Step("encode", 1, ("clips",), ("latents",), {"autoencoder": "embedded", WEIGHTS: "a"}),
-    Step("encode_text", 1, ("summaries",), ("text_embeddings",), {"text_encoder": "embedded", WEIGHTS: "b"}),
+    Step("encode", 1, ("clips",), ("latents",), {"autoencoder": "embedded", WEIGHTS: {"embedded": "a"}}),
+    Step(
+        "encode_text",
+        1,
+        ("summaries",),
+        ("text_embeddings",),
+        {"text_encoder": "embedded", WEIGHTS: {"embedded": "b"}},
+    ),
 )
 """The plan's steps, in order; `STEP` has them by name."""
 STEP = {s.name: s for s in STEPS}
