@@ -69,7 +69,7 @@ def explain(
     json: Json = False,
 ) -> None:
     """Tell a clip's whole life: source, scores, thresholds, captions, and what it went into."""
-    from warehouse.lineage import explain as run_explain
+    from curation.selection.explained import explain as run_explain
     from warehouse.lineage_text import render
 
     explanation = run_explain(_ledger(warehouse), clip)

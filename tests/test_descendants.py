@@ -13,8 +13,8 @@ import pytest
 from tiny_run import IMAGES, VIDEO, train_two_stages
 from warehouse_builder import build_warehouse
 
+from curation.selection.explained import explain
 from warehouse.ledger import Ledger
-from warehouse.lineage import explain
 from warehouse.lineage_text import render
 from warehouse.store import Store
 

@@ -21,12 +21,12 @@ from curation.formats.exports import RECORD, export
 from curation.formats.imports import MATCH
 from curation.formats.kept import choose, describe
 from curation.formats.registry import find
+from curation.selection.explained import explain
 from curation.selection.filters import SelectionConfig
 from curation.selection.verdicts import select, select_step
 from warehouse.audit import audit
 from warehouse.errors import FormatError, SettingsError, WarehouseError
 from warehouse.ledger import Ledger
-from warehouse.lineage import explain
 from warehouse.manifest import MANIFEST, TRAIN, parse_manifest
 from warehouse.plan import Plan
 from warehouse.schema import TABLES

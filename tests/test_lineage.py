@@ -14,10 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 from warehouse_builder import RUN_ID, SELECTION, STEP, build_warehouse, commit, hash_of, settled
 
+from curation.selection.explained import explain
 from curation.selection.filters import SCORES
 from warehouse.errors import WarehouseError
 from warehouse.ledger import Ledger
-from warehouse.lineage import Explanation, explain, score_columns
+from warehouse.lineage import Explanation, score_columns
 from warehouse.lineage_text import render
 from warehouse.schema import TABLES
 from warehouse.store import Store

@@ -7,7 +7,7 @@ the frozen selection, so what is told here stays true when a later selection ask
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -22,6 +22,8 @@ from warehouse.listed import entries_of
 from warehouse.schema import TABLES
 from warehouse.table import Table
 
+PassedFilters = Callable[[Ledger, str, str], Mapping[str, bool | None]]
+"""Of a shard's clip, by score, whether it passes a filter of the frozen selection; None where the filter lets it be."""
 MAX_MATCHES_NAMED = 5
 _BULKY = ("jpeg", "latents", "text", "mask", "hashes", "colours")
 
@@ -70,8 +72,8 @@ class ScoreFact:
     `percentile`: 0 to 100, the share of scored clips with a lower value, ties counted half; `num_scored` clips have
     the score. `model`: which weights made it, null where none did. `threshold`: the frozen selection's, with its
     `value`, the `better` end, the share to `drop` and the `reference_clips` it came from; null when the selection does
-    not filter by this score. `passed`: null without a threshold, and where the step found that the clip can have no such
-    score (null in a row that is done or skipped): the filter lets it be. A value that is missing does not pass.
+    not filter by this score. `passed`: null without a threshold, and where the filter lets the clip be: it has one frame
+    and the score is of time, or its step found that it can have no such score. A value that is missing does not pass.
     """
 
     name: str
@@ -142,11 +144,12 @@ def frozen_selection(ledger: Ledger) -> FrozenSelection | None:
     )
 
 
-def explain(ledger: Ledger, clip_id_or_prefix: str) -> Explanation:
+def explain(ledger: Ledger, clip_id_or_prefix: str, passed_filters: PassedFilters) -> Explanation:
     """Tells the life of one clip.
 
     Args:
         clip_id_or_prefix: a clip's id, or as much of its beginning as is needed to tell it from all others.
+        passed_filters: the rules of whoever selects; asked for a clip that was or could be judged.
 
     Raises:
         WarehouseError: no clip's id begins so, or several do.
@@ -154,12 +157,14 @@ def explain(ledger: Ledger, clip_id_or_prefix: str) -> Explanation:
     shard, clip_id = _find_clip(ledger, clip_id_or_prefix)
     life = _Life(ledger, shard, clip_id)
     selection = frozen_selection(ledger)
+    is_judged = selection is not None and life.rows["clips"]["state"] == "done"
+    passed = passed_filters(ledger, shard, clip_id) if is_judged else {}
     datasets = tuple(datasets_with(ledger.store, clip_id))
     return Explanation(
         clip=life.clip(),
         video={k: v for k, v in life.rows["videos"].items() if not isinstance(v, list)},
         sources=tuple(life.sources()),
-        scores=tuple(life.scores(selection)),
+        scores=tuple(life.scores(selection, passed)),
         verdict=life.verdict(selection),
         captions=tuple(life.captions()),
         tables=tuple(life.tables()),
@@ -232,13 +237,17 @@ class _Life:
             for row in rows.sort("uri").iter_rows(named=True):
                 yield row | {"read_from": row["uri"] == self.rows["shards"]["uri"]}
 
-    def scores(self, selection: FrozenSelection | None) -> Iterator[ScoreFact]:
+    def scores(
+        self, selection: FrozenSelection | None, passed: Mapping[str, bool | None]
+    ) -> Iterator[ScoreFact]:
         thresholds = {t["score"]: t for t in selection.thresholds} if selection else {}
         for name, spec in score_columns().items():
             if spec.table in self.ledger.plan.keys:
-                yield self._score(name, spec, thresholds.get(name))
+                yield self._score(name, spec, thresholds.get(name), passed.get(name))
 
-    def _score(self, name: str, spec: ScoreColumn, threshold: Mapping[str, Any] | None) -> ScoreFact:
+    def _score(
+        self, name: str, spec: ScoreColumn, threshold: Mapping[str, Any] | None, passed: bool | None
+    ) -> ScoreFact:
         is_clip = self.rows["clips"]["state"] == "done"
         row = self.rows.get(spec.table, {"state": "pending" if is_clip else "none"})
         threshold = threshold if is_clip else None  # what is no clip is never judged
@@ -259,7 +268,7 @@ class _Life:
             cause=row.get("cause"),
             detail=row.get("detail"),
             threshold=threshold,
-            passed=None if threshold is None else _passes(threshold, value, row["state"]),
+            passed=passed,
         )
 
     def verdict(self, selection: FrozenSelection | None) -> dict[str, Any] | None:
@@ -298,12 +307,6 @@ class _Life:
 def _percentile(everyone: pl.Series, value: float) -> float:
     """Share (0 to 100) of values below `value`, those equal to it counted half."""
     return 100 * ((everyone < value).mean() + (everyone == value).mean() / 2)
-
-
-def _passes(threshold: Mapping[str, Any], value: float | None, state: str) -> bool | None:
-    if value is None:
-        return None if state in ("done", "skipped") else False
-    return value >= threshold["value"] if threshold["better"] == "high" else value <= threshold["value"]
 
 
 def _file_facts(ledger: Ledger, name: str, part: Part) -> dict[str, Any]:

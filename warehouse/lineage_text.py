@@ -75,7 +75,7 @@ def _threshold_words(score: ScoreFact) -> str:
     if score.threshold is None:
         return ""
     sign = ">=" if score.threshold["better"] == "high" else "<="
-    word = {True: "passes", False: "fails", None: "cannot be known, so is let be by"}[score.passed]
+    word = {True: "passes", False: "fails", None: "is let be by"}[score.passed]
     return f"{word} {sign} {score.threshold['value']:.4g}"
 
 

@@ -212,6 +212,11 @@ def passes(threshold: Threshold) -> pl.Expr:
     return column >= value if threshold.better == "high" else column <= value
 
 
+def outcome(threshold: Threshold, scores: pl.DataFrame) -> pl.Expr:
+    """Whether a clip passes; false where it lacks the score, null where the filter is not for it and lets it be."""
+    return pl.when(applies(threshold.score, scores)).then(passes(threshold).fill_null(False))
+
+
 def judge(
     thresholds: Sequence[Threshold], scores: pl.DataFrame, copies: Mapping[str, Duplicate] | None = None
 ) -> pl.DataFrame:
@@ -221,12 +226,9 @@ def judge(
         copies: what a near-duplicate is a copy of, by its id.
     """
     failures = [
-        pl.when(~applies(t.score, scores))
-        .then(None)
-        .when(pl.col(t.score).is_null())
-        .then(pl.lit(f"{t.score}:missing"))
-        .when(~passes(t))
-        .then(pl.lit(t.score))
+        pl.when(~outcome(t, scores)).then(
+            pl.when(pl.col(t.score).is_null()).then(pl.lit(f"{t.score}:missing")).otherwise(pl.lit(t.score))
+        )
         for t in thresholds
     ]
     found = copies or {}
@@ -257,7 +259,7 @@ def funnel(thresholds: Sequence[Threshold], scores: pl.DataFrame) -> list[dict[s
     for threshold in thresholds:
         exempt = _is_exempt(threshold.score, scores)
         unknown = _is_unknown(threshold.score, scores) & ~exempt
-        fails = applies(threshold.score, scores) & ~passes(threshold).fill_null(False)
+        fails = ~outcome(threshold, scores).fill_null(True)
         alone = scores.filter(fails).height
         before, left = left.height, left.filter(~fails)
         rows.append(
