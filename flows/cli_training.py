@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from json import loads
 from pathlib import Path
 from typing import Annotated
@@ -139,7 +140,9 @@ def sample(
     from tasks.sampling import StartFrom
     from training.sample import Sampling
 
-    flags = console.flags_on(config, set_, warehouse=warehouse)
+    alone = prompt and run  # then nothing of a warehouse is needed
+    flags_of = console.flags_of if alone else partial(console.flags_on, config)
+    flags = flags_of(set_, warehouse=warehouse)
     options = {"prompts": prompt or (), "count": count, "run": run, "out": output, "seed": seed}
     options |= {"start": StartFrom(reference, mask_strategy), "frames": frames}
     sampling = Sampling(

@@ -9,9 +9,11 @@ from typing import Any
 import polars as pl
 
 from flows.plans import current_settings
+from flows.settings import TrainSettings, load_settings, validate
 from flows.train import runs_folder
+from tasks.encoding import EncodeConfig
 from tasks.sampling import NOTHING, Sampled, StartFrom, sample_run
-from training.checkpoints import DONE
+from training.checkpoints import DONE, read_origin
 from training.sample import Sampling
 from warehouse.errors import SettingsError
 from warehouse.ledger import Ledger
@@ -34,13 +36,28 @@ def sample(
 ) -> Sampled:
     """Samples videos from a finished run, by default the newest, into its folder `samples`.
 
-    Without prompts, captions of `count` clips of the warehouse are asked for again, chosen by their ids.
+    Sizes, encoders and the cleaning of prompts are those that the run was trained with, as it says itself, but for
+    settings `encode` among the flags. Without prompts, captions of `count` clips of the warehouse are asked for again,
+    chosen by their ids; with both prompts and a run, no warehouse is needed.
     """
-    settings, store, current = current_settings(flags, toml)
+    settings = load_settings(flags, toml=toml)
     run = run or newest_run(runs_folder(settings))
-    prompts = list(prompts) or captions(store, current, count)
+    encode = encode_of(run, flags, toml)
+    if not prompts:
+        store = Store(settings.warehouse)
+        prompts = captions(store, Plan.load(store), count)
     folder = out or run / "samples"
-    return sample_run(run, prompts, settings.encode, folder, seed, sampling or Sampling(), start, frames)
+    return sample_run(run, list(prompts), encode, folder, seed, sampling or Sampling(), start, frames)
+
+
+def encode_of(run: Path, flags: Mapping[str, Any], toml: Path | None = None) -> EncodeConfig:
+    """How frames and captions were encoded that a run was trained on; the warehouse's settings where it does not say,
+    as one of imported weights.
+    """
+    trained_with = read_origin(run).get("encoding")
+    if not trained_with:
+        return current_settings(flags, toml)[0].encode
+    return validate(TrainSettings, {"encode": {**trained_with, **flags.get("encode", {})}}).encode
 
 
 def newest_run(runs: Path) -> Path:

@@ -82,6 +82,7 @@ def _write(ledger: Ledger, path: str, config: PackConfig, kept: int) -> None:
         time_downsampling=(pixels.num_frames - 1) // max(1, latents[0] - 1) or 1,
         text_shape=tuple(texts["shape"][0]),
         encoders=_encoders(ledger),
+        encoding=_encoding(ledger),
     )
     splits = split_videos(ledger.read_all("shards", ["video_id"])["video_id"], config.held_out_share)
     root = ledger.store.path(path)
@@ -98,6 +99,12 @@ def _encoders(ledger: Ledger) -> dict[str, str]:
         "text_encoder": text["text_encoder"],
         "text_encoder_weights": text[WEIGHTS][text["text_encoder"]],
     }
+
+
+def _encoding(ledger: Ledger) -> dict[str, Any]:
+    """The settings `encode`, of which those at their default may be left out."""
+    told = {**ledger.plan.config["encode"], **ledger.plan.config["encode_text"]}
+    return {name: value for name, value in told.items() if name != WEIGHTS}
 
 
 def _batches(ledger: Ledger, splits: dict[str, str]) -> Iterator[tuple[str, pa.RecordBatch]]:

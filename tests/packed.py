@@ -20,6 +20,7 @@ MANIFEST = Manifest(
     downsampling=8,
     text_shape=(5, 6),
     encoders={"autoencoder": "a", "text_encoder": "b"},
+    encoding={"buckets": ["4x16x16"], "cleaning": {"t5": True}},
 )
 
 

@@ -154,3 +154,11 @@ def test_splits_are_kept_as_videos_come_and_never_empty(videos, newcomer, share)
 def test_share_of_held_out_videos():
     splits = split_videos((f"video {i}" for i in range(4000)), 0.1)
     assert 350 < sum(split == HELD_OUT for split in splits.values()) < 450
+
+
+def test_a_dataset_packed_before_manifests_told_of_encoding_is_read(tmp_path: Path) -> None:
+    told = json.loads(packed.write(tmp_path / "set", packed.rows(12)).to_json())
+    del told["encoding"], told["digest"]
+    told["digest"] = hashlib.sha256(json.dumps(told | {"digest": ""}, sort_keys=True).encode()).hexdigest()
+    manifest = parse_manifest(json.dumps(told), "here")
+    assert manifest.encoding == {} and manifest.num_clips(TRAIN) + manifest.num_clips(HELD_OUT) == 12

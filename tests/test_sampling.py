@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import av
 import numpy as np
+import pytest
+from test_cli import Run, run
 from test_cli_sample import trained
 
 from curation.captions.cleaning import CleaningConfig
 from tasks.encoding import EncodeConfig
 from tasks.sampling import PROMPTS, Sampled, sample_run
+from training.checkpoints import WEIGHTS, load_weights, save_weights
 from training.sample import Sampling
 
-__all__ = ["trained"]
+__all__ = ["run", "trained"]
 
 
 def test_prompts_are_cleaned_as_captions_were_and_shown_as_typed(
@@ -28,3 +33,31 @@ def test_prompts_are_cleaned_as_captions_were_and_shown_as_typed(
     assert cleaned.prompts == (typed,) and json.loads((tmp_path / "out" / PROMPTS).read_text()) == [typed]
     assert np.array_equal(cleaned.frames_BTHWC, sample("A red circle").frames_BTHWC)
     assert not np.array_equal(cleaned.frames_BTHWC, sample(typed).frames_BTHWC)
+
+
+def test_a_run_is_sampled_as_it_was_trained_with_its_warehouse_gone(
+    trained: tuple[Path, Path], tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = load_weights(trained[1])
+    told = {"buckets": ["2x64x64"], "fps": 4.0, "cleaning": {"t5": True}}
+    (tmp_path / "run").mkdir()
+    save_weights(tmp_path / "run" / WEIGHTS, replace(own, origin=own.origin | {"encoding": told}))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cutroom.toml").write_text("[encode]\nbuckets = ['8x32x32']\ncleaning = {t5 = false}\n")
+
+    def sample(prompt: str, *options: object) -> np.ndarray:
+        place = ("--run", "run", "--output", "out", "--steps", 3, "--json")
+        code, result = run("sample", prompt, *place, *options)
+        assert code == 0, result
+        with av.open(result["videos"][0]) as video:
+            assert video.streams.video[0].average_rate == 4
+            return np.stack([frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)])
+
+    typed = sample("The video shows a Red Circle")
+    assert typed.shape == (2, 64, 64, 3)
+    assert np.array_equal(typed, sample("a red circle"))
+    assert np.array_equal(typed, sample("The video shows a Red Circle", "-w", trained[0]))
+    asked = sample("The video shows a Red Circle", "--set", "encode.cleaning=null")
+    assert not np.array_equal(typed, asked), "a flag comes before what the run says"
+    code, said = run("sample", "--run", "run", "--json")
+    assert code == 2 and "no warehouse is given" in str(said), "captions are the warehouse's"

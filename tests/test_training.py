@@ -11,6 +11,7 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
+import packed
 import pytest
 import tiny_stage
 import torch
@@ -20,7 +21,7 @@ from models.conditioning import Conditioning
 from models.edm import SVD
 from models.video_unet import VideoUNet
 from training.__main__ import main
-from training.checkpoints import load_weights, newest_checkpoint
+from training.checkpoints import load_weights, newest_checkpoint, read_origin
 from training.data import held_out_batches
 from training.evaluate import SIGMA_EDGES, held_out_losses
 from training.stage import run_stage
@@ -76,6 +77,7 @@ def test_images_hand_over_to_video_without_a_change(tmp_path):
     )
     origin = load_weights(tmp_path / "video").origin
     assert origin["dataset"] == PackedDataset.open(job.dataset).manifest.digest
+    assert origin["encoding"] == packed.MANIFEST.encoding == read_origin(tmp_path / "video")["encoding"]
     assert origin["init_from"] == json.loads((tmp_path / "images/done.json").read_text())["weights_sha256"]
 
 

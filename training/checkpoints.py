@@ -16,7 +16,8 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -148,18 +149,9 @@ def save_weights(path: Path, weights: Weights) -> None:
 def load_weights(path: Path) -> Weights:
     """Weights from a file, or from the folder of a finished run. Raises WeightsError."""
     path = path / WEIGHTS if path.is_dir() else path
-    try:
-        with safe_open(path, framework="pt") as file:
-            described = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise WeightsError(
-            f"{path} cannot be read ({error}); expected the {WEIGHTS} of a finished run"
-        ) from error
-    if described.get("format") != FORMAT:
-        raise WeightsError(
-            f"{path} has format {described.get('format')}, expected {FORMAT}, written by training"
-        )
+    with _open(path) as file:
+        described = _described(file, path)
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     try:
         config = network_with(VideoUNetConfig(), json.loads(described["network"]), "network")
     except SettingsError as error:
@@ -167,6 +159,33 @@ def load_weights(path: Path) -> Weights:
     edges = tensors.pop("motion_edges")
     named = {name.removeprefix("network."): value for name, value in tensors.items()}
     return Weights(config, named, edges, json.loads(described["origin"]))
+
+
+def read_origin(path: Path) -> dict[str, Any]:
+    """`Weights.origin` of a file, or of the folder of a finished run, without its tensors. Raises WeightsError."""
+    path = path / WEIGHTS if path.is_dir() else path
+    with _open(path) as file:
+        return dict(json.loads(_described(file, path)["origin"]))
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[Any]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(
+            f"{path} cannot be read ({error}); expected the {WEIGHTS} of a finished run"
+        ) from error
+
+
+def _described(file: Any, path: Path) -> dict[str, str]:
+    described = file.metadata() or {}
+    if described.get("format") != FORMAT:
+        raise WeightsError(
+            f"{path} has format {described.get('format')}, expected {FORMAT}, written by training"
+        )
+    return dict(described)
 
 
 def start_from(network: nn.Module, weights: Weights) -> None:

@@ -34,15 +34,19 @@ class Job:
     init_from: str | None = None
 
     def describe(self) -> dict[str, Any]:
-        """The job by content: recipe, digest of the dataset, of the earlier weights, and of all three."""
+        """The job by content: recipe, digest of the dataset, of the earlier weights, and of all three; and beside it what
+        the dataset says of how its clips were encoded, for those who have the run alone.
+        """
+        manifest = PackedDataset.open(self.dataset).manifest
         init = None if self.init_from is None else weights_file(self.init_from)
         content = {
             "recipe": asdict(self.recipe),
-            "dataset": PackedDataset.open(self.dataset).manifest.digest,
+            "dataset": manifest.digest,
             "init_from": None if init is None else file_sha256(init),
         }
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-        return content | {"digest": digest, "paths": {"dataset": self.dataset, "init_from": self.init_from}}
+        paths = {"dataset": self.dataset, "init_from": self.init_from}
+        return content | {"digest": digest, "encoding": manifest.encoding, "paths": paths}
 
 
 def weights_file(path: str) -> Path:

@@ -74,7 +74,8 @@ class Manifest:
 
     `downsampling`: pixels a latent along height and width; `time_downsampling`: frames a latent, after the
     first one, which has a latent of its own. `text_shape`: (tokens, channels). `encoders`:
-    digest of each encoder by its name. `selection`: the one that chose the clips. `digest`: of all the
+    digest of each encoder by its name. `encoding`: the settings that clips and captions were encoded with, which whoever
+    samples from what was trained on them needs too. `selection`: the one that chose the clips. `digest`: of all the
     rest. The writer fills in the last three fields.
     """
 
@@ -85,6 +86,7 @@ class Manifest:
     text_shape: tuple[int, int]
     encoders: dict[str, str]
     time_downsampling: int = 1
+    encoding: dict[str, Any] = field(default_factory=dict)
     buckets: dict[str, Bucket] = field(default_factory=dict)
     format: int = FORMAT
     digest: str = ""
@@ -93,8 +95,10 @@ class Manifest:
         return sum(bucket.num_clips(split) for bucket in self.buckets.values())
 
     def computed_digest(self) -> str:
-        plain = json.dumps(asdict(replace(self, digest="")), sort_keys=True)
-        return hashlib.sha256(plain.encode()).hexdigest()
+        told = asdict(replace(self, digest=""))
+        if not self.encoding:  # datasets from before there was such a field keep their digest
+            del told["encoding"]
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
     def latent_shape(self, bucket: str) -> tuple[int, int, int, int]:
         """(frames, channels, height, width) of a bucket's latents, from its name."""
