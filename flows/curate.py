@@ -10,10 +10,9 @@ from typing import Any
 
 from prefect import flow
 
-from curation.annotate import check_annotators
 from curation.annotators.registry import ANNOTATORS
 from curation.ingest import assign, give, places_not_there, settle_given_again
-from curation.pipeline import CurationConfig, hash_work, make_plan, shard_works
+from curation.pipeline import CurationConfig, check_weights, hash_work, make_plan, shard_works
 from curation.selection.verdicts import Selected
 from flows.plans import current_settings, open_engine, selected_earlier
 from flows.settings import CurateParams, Settings
@@ -57,7 +56,7 @@ def curate(settings: Settings) -> Curated:
         WarehouseError: there is no footage, or a step failed for every id that it had.
     """
     config = settings.curation()
-    check_annotators(config.annotators)
+    check_weights(config)
     with open_engine(settings, make_plan(config)) as engine:
         ledger, footage = engine.ledger, settings.footage
         problems = tuple(_not_there(footage))
@@ -96,7 +95,7 @@ def annotate(name: str, flags: Mapping[str, Any], toml: str | Path | None = None
         )
     wanted = tuple((n, c) for n, c in config.annotators if n in current.keys or n == name)
     config = replace(config, annotators=wanted)
-    check_annotators(config.annotators)
+    check_weights(config)
     with open_engine(settings, make_plan(config)) as engine:
         return _score_and_select(engine, config, settings.window_shards, Counter())
 

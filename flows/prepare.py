@@ -10,7 +10,7 @@ from typing import Any
 
 from flows.plans import current_settings, later_plan, open_engine
 from flows.settings import Settings
-from tasks.encoding import LatentWork, TextWork
+from tasks.encoding import LatentWork, TextWork, check_encoders
 from tasks.packing import PackConfig, Packed, pack, pack_step
 from tasks.selecting import States, count_states, refuse_total_failure
 from tasks.tracking import step
@@ -38,8 +38,10 @@ def encode_kept(settings: Settings, store: Store, current: Plan) -> Encoded:
     """Encodes the kept clips that have no latents or no text embedding yet.
 
     Raises:
+        SettingsError: weights on this machine cannot be read.
         WarehouseError: every clip failed.
     """
+    check_encoders(settings.encode)
     works = (LatentWork(settings.encode, settings.limits), TextWork(settings.encode))
     plan = later_plan(settings, current, *(w.step for w in works))
     with open_engine(settings, plan) as engine:

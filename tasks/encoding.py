@@ -19,7 +19,8 @@ from curation.footage.clip_frames import Bucket, Sampled, read_clips, sample
 from curation.footage.media import MediaLimits
 from curation.ingest import open_source
 from models.digest import weights_id
-from warehouse.errors import MediaError, SettingsError
+from models.weight_files import check_weights
+from warehouse.errors import MediaError, SettingsError, WeightsError
 from warehouse.ledger import Ledger
 from warehouse.plan import WEIGHTS, Step
 
@@ -47,6 +48,15 @@ class EncodeConfig:
     score_words: ScoreWordsConfig | None = None
     """Whether captions tell a clip's aesthetics and motion; none tells nothing. The embedded text encoder does not know
     these words."""
+
+
+def check_encoders(config: EncodeConfig) -> None:
+    """Looks at the encoders' weights on this machine. Raises SettingsError for those that no worker could load."""
+    for field_name in ("autoencoder", "text_encoder"):
+        try:
+            check_weights(getattr(config, field_name))
+        except WeightsError as error:
+            raise SettingsError(f"encode.{field_name}: {error}") from error
 
 
 def _weights(name: str, embedded: str) -> dict[str, dict[str, str]]:

@@ -45,6 +45,11 @@ class AestheticsAnnotator:
         self._config = config
         self._head: torch.nn.Module
 
+    @staticmethod
+    def check(config: AestheticsConfig) -> None:
+        """See LoadsWeights."""
+        load_head(config.model)
+
     def load(self) -> None:
         """Loads the head; raises WeightsError."""
         self._head = load_head(self._config.model).eval()

@@ -82,16 +82,17 @@ class Skipped:
 Outcome = Done | Failed | Skipped
 
 
+class LoadsWeights(Protocol):
+    """What an annotator that loads weights has besides: `check` looks whether they can be, before anything is written."""
+
+    @staticmethod
+    def check(config: Any) -> None:
+        """Raises WeightsError with the way to mend it; takes seconds at most, and asks no hub."""
+
+
 def is_on(config: Any) -> bool:
     """Whether curation runs the annotator of this config: a config that has `enabled` says so itself, others are on."""
     return getattr(config, "enabled", True)
-
-
-def check_weights(kind: type[Annotator], config: Any) -> None:
-    """Raises WeightsError if an annotator that has `check` finds there that its weights cannot be loaded."""
-    check = getattr(kind, "check", None)
-    if check is not None:
-        check(config)
 
 
 class Annotator(Protocol):

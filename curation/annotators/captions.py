@@ -14,11 +14,12 @@ import numpy as np
 from curation.annotators.base import Clip, Failed, Outcome, operational
 from curation.annotators.batch import first_middle_last, frames_of, pixels, score_batch
 from curation.annotators.caption_decoding import DecodingConfig
-from curation.annotators.clip_model import EMBEDDED, load_clip
+from curation.annotators.clip_model import EMBEDDED, check_clip, load_clip
 from curation.annotators.coca import Caption, CocaCaptioner
 from curation.annotators.motion_words import MotionWordsConfig
 from curation.annotators.video_captioners import CocaOverFrames, VideoCaptioner, VideoView
 from curation.annotators.video_models import VideoModel, VideoModelConfig
+from models.weight_files import check_weights
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,13 @@ class CaptionsAnnotator:
         self._config = config
         self._coca: CocaCaptioner
         self._video: VideoCaptioner
+
+    @staticmethod
+    def check(config: CaptionsConfig) -> None:
+        """See LoadsWeights."""
+        check_clip(config.model, config.pretrained)
+        if config.video is not None:
+            check_weights(config.video.model, needs="config.json")
 
     def load(self) -> None:
         """Loads the models; raises WeightsError."""

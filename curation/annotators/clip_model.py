@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from models.weight_files import check_weights
 from warehouse.errors import WeightsError
 
 if TYPE_CHECKING:
@@ -66,6 +68,14 @@ def batches(items: Sequence, size: int) -> Iterator[Sequence]:
     """`items` in order, at most `size` at a time."""
     for start in range(0, len(items), size):
         yield items[start : start + size]
+
+
+def check_clip(model: str, pretrained: str | None) -> None:
+    """Looks at local weights that `load_clip` would load. Raises WeightsError."""
+    if model.startswith("local-dir:"):  # any other is open_clip's own name, also where a folder has the same
+        check_weights(model, needs="open_clip_config.json")
+    if pretrained is not None and (Path(pretrained).suffix or "/" in pretrained):  # a tag has neither
+        check_weights(pretrained)
 
 
 @lru_cache(maxsize=2)

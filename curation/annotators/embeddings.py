@@ -10,7 +10,7 @@ import numpy as np
 
 from curation.annotators.base import Clip, Outcome, operational
 from curation.annotators.batch import first_middle_last, pixels, score_batch
-from curation.annotators.clip_model import EMBEDDED, ClipModel, load_clip
+from curation.annotators.clip_model import EMBEDDED, ClipModel, check_clip, load_clip
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,11 @@ class EmbeddingsAnnotator:
     def __init__(self, config: EmbeddingsConfig) -> None:
         self._config = config
         self._clip: ClipModel
+
+    @staticmethod
+    def check(config: EmbeddingsConfig) -> None:
+        """See LoadsWeights."""
+        check_clip(config.model, config.pretrained)
 
     def load(self) -> None:
         """Loads the model; raises WeightsError."""

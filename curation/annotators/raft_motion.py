@@ -55,7 +55,7 @@ class RaftMotionAnnotator:
 
     @staticmethod
     def check(config: RaftMotionConfig) -> None:
-        """Raises WeightsError if the weights cannot be loaded."""
+        """See LoadsWeights."""
         _network(config)
 
     def load(self) -> None:

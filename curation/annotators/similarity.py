@@ -15,7 +15,7 @@ import numpy as np
 from curation.annotators.aesthetics import FRAMES
 from curation.annotators.base import Clip, Failed, Outcome, operational
 from curation.annotators.batch import row_of, score_batch
-from curation.annotators.clip_model import EMBEDDED, ClipModel, load_clip
+from curation.annotators.clip_model import EMBEDDED, ClipModel, check_clip, load_clip
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,11 @@ class SimilarityAnnotator:
     def __init__(self, config: SimilarityConfig) -> None:
         self._config = config
         self._clip: ClipModel
+
+    @staticmethod
+    def check(config: SimilarityConfig) -> None:
+        """See LoadsWeights."""
+        check_clip(config.model, config.pretrained)
 
     def load(self) -> None:
         """Loads the model; raises WeightsError."""

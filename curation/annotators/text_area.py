@@ -23,6 +23,7 @@ from curation.annotators.text_engines import (
     TextBox,
     TextEngine,
 )
+from models.weight_files import check_packaged
 from warehouse.errors import SettingsError
 
 
@@ -53,6 +54,11 @@ class TextAreaAnnotator:
     def __init__(self, config: TextAreaConfig) -> None:
         self._config = config
         self._engine: TextEngine
+
+    @staticmethod
+    def check(config: TextAreaConfig) -> None:
+        """See LoadsWeights."""
+        check_engine(config)
 
     def load(self) -> None:
         """Loads the detector; raises WeightsError or SettingsError."""
@@ -86,6 +92,14 @@ def make_engine(config: TextAreaConfig) -> TextEngine:
     if config.engine == "easyocr":
         return CraftEngine(config.craft, read_text=config.read_text)
     raise SettingsError(f"annotators.text_area.engine is {config.engine!r}; expected 'rapidocr' or 'easyocr'")
+
+
+def check_engine(config: TextAreaConfig) -> None:
+    """Looks at the weights of the engine that the settings name. Raises WeightsError or SettingsError."""
+    if config.engine == "rapidocr":
+        check_packaged("rapidocr")
+    else:  # reading needs further files by language, which only easyocr knows
+        make_engine(config)
 
 
 def union_area(boxes: Sequence[TextBox], height: int, width: int) -> float:
