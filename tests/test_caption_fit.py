@@ -38,6 +38,9 @@ def test_the_share_is_of_pairs_with_other_captions_and_ties_count_half() -> None
     assert right.unchecked() is None and wrong.unchecked() is None
 
 
+_WRITTEN = (("method", "coca-embedded"), ("status", "ok"))
+
+
 @pytest.fixture(scope="module")
 def ledger(tmp_path_factory: pytest.TempPathFactory) -> Ledger:
     """A warehouse of 48 clips whose embeddings are those of the shots that their captions tell."""
@@ -57,13 +60,14 @@ def ledger(tmp_path_factory: pytest.TempPathFactory) -> Ledger:
             )
         )
         write(other, "embeddings", shard, rows)
-        told = pl.DataFrame({"clip_id": clips, "summary": [s.caption for s in shots], "status": "ok"})
-        write(other, "summaries", shard, told)
+        told = pl.DataFrame({"clip_id": clips, "summary": [s.caption for s in shots]})
+        write(other, "summaries", shard, told.with_columns(method=pl.lit("merge"), status=pl.lit("ok")))
         said = {
             "frame_caption": [s.image_caption for s in shots],
             "video_caption": [s.caption for s in shots],
         }
-        write(other, "captions", shard, pl.DataFrame({"clip_id": clips, **said}))
+        by = {f"{of}_{what}": value for of in ("frame", "video") for what, value in _WRITTEN}
+        write(other, "captions", shard, pl.DataFrame({"clip_id": clips, **said, **by}))
     return other
 
 
@@ -88,7 +92,7 @@ def test_captions_in_their_place_fit_and_rows_that_slipped_by_one_do_not(ledger:
     assert check_captions(ledger) == list(fits.values())
     assert {fit.clips for fit in check_captions(ledger, sample=20)} == {20}
     for shard in ledger.shards():
-        rows = ledger.read("summaries", shard, ["clip_id", "summary", "status"]).sort("clip_id")
+        rows = ledger.read("summaries", shard, ["clip_id", "summary", "method", "status"]).sort("clip_id")
         slipped = pl.concat([rows["summary"][1:], rows["summary"][:1]])
         write(ledger, "summaries", shard, rows.with_columns(summary=slipped))
     slipped = {fit.of: fit for fit in check_captions(ledger)}

@@ -35,6 +35,11 @@ def ledger(tmp_path: Path) -> Ledger:
     path = Path(built.store.root, f"selections/default.{built.plan.keys['verdicts']}.json")
     body = json.loads(path.read_text()) | {"thresholds": [asdict(t) for t in thresholds]}
     path.write_text(json.dumps(body))
+    scores = gather_scores(built, None, {t.score: SCORES[t.score] for t in thresholds})
+    for shard in built.shards():
+        own = pl.col("clip_id").is_in(built.read("clips", shard)["clip_id"].implode())
+        judged = judge(thresholds, scores.filter(own)).to_arrow().cast(TABLES["verdicts"].schema)
+        built.commit(STEP["select"], shard, {"verdicts": judged.to_batches()}, run_id="again")
     return built
 
 

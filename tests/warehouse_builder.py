@@ -65,7 +65,7 @@ STEPS = (
     Step("scan", 1, ("shards",), ("frame_scores", "flow", "grid_frames", "videos"), {"grid_fps": 2.0}),
     Step("cut", 1, ("videos", "frame_scores"), ("clips", "cuts"), {"min_s": 2.0}),
     *(
-        Step(name, 2, ("videos", "clips", "grid_frames"), (name,), {"weights": "embedded"})
+        Step(name, 2, ("videos", "clips", "grid_frames"), (name,), {"model": "embedded", "pretrained": None})
         for name in PER_CLIP
     ),
     select_step(SELECTION),
@@ -329,7 +329,7 @@ def _annotation(name: str, index: int, clip: dict[str, Any], copies: bool) -> di
 
 
 def _unit_vector(rng: np.random.Generator) -> list[float]:
-    vector = rng.normal(size=16)
+    vector = rng.normal(size=128)  # as wide as those of the embedded CoCa
     return (vector / np.linalg.norm(vector)).tolist()
 
 

@@ -13,6 +13,7 @@ import polars as pl
 from markupsafe import Markup, escape
 
 from screen.report import words
+from screen.report.caption_check import caption_check
 from screen.report.examples import caption_methods, examples
 from screen.report.footage import came_in, read_videos, troubles, where_seconds_went
 from screen.report.scenes import scenes
@@ -90,7 +91,8 @@ def _content(ledger: Ledger, runs: Sequence[Path], title: str) -> dict[str, Any]
         "funnel": funnel_rows(clips),
         "reasons": reasons(clips),
         "examples": examples(ledger, clips, spans, done),
-        "methods": caption_methods(ledger),
+        "methods": (methods := caption_methods(ledger)),
+        "fit": caption_check(ledger) if methods else None,
         "runs": read_runs(runs),
     }
 

@@ -11,7 +11,7 @@ import polars as pl
 
 from curation.footage.grid_frames import pick
 from curation.selection.duplicates import REASON
-from curation.selection.filters import Threshold, passes
+from curation.selection.filters import Threshold, outcome
 from screen.report.charts import short
 from screen.report.footage import with_grid
 from screen.report.pictures import FrameId, Picture, read_pictures
@@ -109,9 +109,12 @@ def examples(ledger: Ledger, clips: Judged, spans: pl.DataFrame, videos: pl.Data
     by_video = {v["video_id"]: v for v in shown.to_dicts()}
     pictures = _pictures(ledger, chosen, by_video)
     captions = _captions(ledger, chosen, by_video)
+    rules = [outcome(t, chosen).alias(t.score) for t in clips.thresholds]
     views = {
-        row["clip_id"]: _view(row, by_video[row["video_id"]], pictures, captions, clips.thresholds, ledger)
-        for row in chosen.to_dicts()
+        row["clip_id"]: _view(
+            row, by_video[row["video_id"]], pictures, captions, clips.thresholds, passed, ledger
+        )
+        for row, passed in zip(chosen.to_dicts(), chosen.select("clip_id", *rules).to_dicts(), strict=True)
     }
     return Examples(tuple(views[i] for i in kept["clip_id"]), tuple(views[i] for i in rejected["clip_id"]))
 
@@ -162,6 +165,7 @@ def _view(
     pictures: Mapping[FrameId, Picture],
     captions: Mapping[str, list[Caption]],
     thresholds: Sequence[Threshold],
+    passed: Mapping[str, bool | None],
     ledger: Ledger,
 ) -> ClipView:
     tick_s = video["time_base_num"] / video["time_base_den"]
@@ -179,24 +183,21 @@ def _view(
         ),
         captions=tuple(captions[clip["clip_id"]]),
         chips=tuple(
-            _chip(name, clip.get(name), by_score.get(name)) for name in ordered if name != "duration"
+            _chip(name, clip.get(name), by_score.get(name), passed.get(name))
+            for name in ordered
+            if name != "duration"
         ),
         rejected_by=clip["rejected_by"],
         reason=_reason(clip, by_score),
     )
 
 
-def _chip(name: str, value: float | None, threshold: Threshold | None) -> ScoreChip:
+def _chip(name: str, value: float | None, threshold: Threshold | None, passed: bool | None) -> ScoreChip:
     spec = score_columns()[name]
     said = "none" if value is None else f"{short(value)} {spec.unit}".strip()
     title = f"{spec.meaning}; {said}" + (f"; the selection demands {rule(threshold)}" if threshold else "")
-    css = "free" if threshold is None else "passed" if _passes(value, threshold) else "failed"
+    css = {None: "free", True: "passed", False: "failed"}[passed]
     return ScoreChip(name, "none" if value is None else short(value), css, title)
-
-
-def _passes(value: float | None, threshold: Threshold) -> bool:
-    frame = pl.DataFrame({threshold.score: [value]}, schema={threshold.score: pl.Float64})
-    return bool(frame.select(passes(threshold).fill_null(False)).item())
 
 
 def _reason(clip: Mapping[str, Any], thresholds: Mapping[str, Threshold]) -> str | None:
