@@ -12,7 +12,8 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from warehouse_builder import RUN_ID, SELECTION, STEP, build_warehouse, commit, hash_of, settled
+from annotation_rows import settled
+from warehouse_builder import RUN_ID, SELECTION, STEP, build_warehouse, commit, hash_of
 
 from curation.selection.explained import explain
 from curation.selection.filters import SCORES

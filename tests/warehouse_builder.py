@@ -8,7 +8,7 @@ name. Each good video has `clips_per_video` clips, a fade (a skipped span) and a
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 import polars as pl
 import pyarrow as pa
+from annotation_rows import FPS, annotation, seeded, settled
 
 from curation.reel.shots import Shot, random_shots, render_moments
 from curation.selection.filters import Filter, SelectionConfig
@@ -29,8 +30,8 @@ from warehouse.store import Store
 
 HOSTILE_NAME = "<script>alert('x')<script> & \"friends\".mp4"
 RUN_ID = "builder"
-FPS, TICKS = 24, 1000
-"""Frames a second, and ticks from one frame to the next; the time base is 1/24000."""
+TICKS = 1000
+"""From one frame to the next; the time base is 1/24000."""
 FADE_FRAMES, SHORT_FRAMES = 12, 20
 SELECTION = SelectionConfig(
     "default",
@@ -119,10 +120,6 @@ def commit(ledger: Ledger, step: str, shard: str, **rows: Sequence[dict[str, Any
     ledger.commit(STEP[step], shard, tables, run_id=RUN_ID)
 
 
-def settled(state: str = "done", cause: str | None = None, detail: str | None = None) -> dict[str, Any]:
-    return {"state": state, "cause": cause, "detail": detail, "attempt": 1}
-
-
 def _fill_sources(ledger: Ledger, root: Path, videos: int, seed: int) -> dict[str, list[dict[str, Any]]]:
     """Commits given, sources and shards; returns the members of each shard of videos."""
     footage = root.resolve().parent / "footage"
@@ -193,7 +190,7 @@ def _fill_shard(
     commit(ledger, "cut", shard, clips=spans, cuts=[c | settled() for c in cuts])
     clips = [s for s in spans if s["state"] == "done"]
     for name in PER_CLIP:
-        rows = [_annotation(name, i, clip, copies) for i, clip in enumerate(clips)]
+        rows = [annotation(name, i, clip, copies) for i, clip in enumerate(clips)]
         commit(ledger, name, shard, **{name: rows})
 
 
@@ -202,7 +199,7 @@ class _Film:
 
     def __init__(self, video_id: str, clips: int) -> None:
         self.video_id = video_id
-        self.rng = _rng(video_id)
+        self.rng = seeded(video_id)
         self.start_pts = int(self.rng.integers(0, 3)) * TICKS
         lengths = [int(n) for n in self.rng.integers(60, 100, clips)]
         self.shots: list[Shot] = random_shots(clips + 1, int(self.rng.integers(2**31)))
@@ -309,101 +306,6 @@ class _Film:
         measured = self.rng.uniform(0, 2, (3, len(pairs)))
         row = {"video_id": self.video_id, "pts0": [p[0] for p in pairs], "pts1": [p[1] for p in pairs]}
         return row | dict(zip(("magnitude", "dx", "dy"), measured.tolist(), strict=True))
-
-
-def _rng(*names: str) -> np.random.Generator:
-    return np.random.default_rng(int(digest(names), 16))
-
-
-def _annotation(name: str, index: int, clip: dict[str, Any], copies: bool) -> dict[str, Any]:
-    """An annotator's row; in each shard text detection fails on the first clip, and motion has no pair in the second."""
-    clip_id = clip["clip_id"]
-    if name == "text_area" and index == 0:
-        return {"clip_id": clip_id} | settled(
-            "failed", "error", "RuntimeError: the detector returned no boxes <b>"
-        )
-    if name == "motion" and index == 1:
-        return {"clip_id": clip_id} | settled("skipped", "no_pairs")
-    drawn_from = "one" if copies and name == "fingerprints" else clip_id
-    return {"clip_id": clip_id} | _COLUMNS[name](_rng(drawn_from, name), clip["shot"]) | settled()
-
-
-def _unit_vector(rng: np.random.Generator) -> list[float]:
-    vector = rng.normal(size=128)  # as wide as those of the embedded CoCa
-    return (vector / np.linalg.norm(vector)).tolist()
-
-
-def _text_area(rng: np.random.Generator, _: Shot) -> dict[str, Any]:
-    area = float(rng.uniform(0.01, 0.2)) if rng.random() < 0.3 else 0.0
-    return {
-        "score": area,
-        "areas": [area, 0.0, area / 2],
-        "text": ["SALE <50%"] if area else [],
-        "engine": "rapidocr",
-    }
-
-
-def _captions(_: np.random.Generator, shot: Shot) -> dict[str, Any]:
-    of_frame = {"frame_caption": shot.image_caption, "frame_method": "coca-embedded", "frame_status": "ok"}
-    of_video = {
-        "video_caption": shot.caption,
-        "video_method": "coca-embedded-8-frames+flow",
-        "video_status": "ok",
-    }
-    return of_frame | of_video
-
-
-def _quality(rng: np.random.Generator, _: Shot) -> dict[str, Any]:
-    margin = float(rng.choice([0.0, 0.0, 0.1]))
-    letterbox = {"letterbox": 2 * margin, "bar_top": margin, "bar_bottom": margin}
-    pillarbox = {"pillarbox": 0.0, "bar_left": 0.0, "bar_right": 0.0}
-    rest = {"aspect": 160 / 90, "fps": float(FPS), "bits_per_pixel": 0.1, "audio": 1.0}
-    measured = {"contrast": float(rng.uniform(0.05, 0.3)), "frozen": float(rng.choice([0.0, 0.25]))}
-    return letterbox | pillarbox | rest | measured
-
-
-def _moved(rng: np.random.Generator) -> dict[str, Any]:
-    return {"score": float(rng.lognormal(-1, 1)), "dx": 0.1, "dy": -0.2, "num_pairs": 5}
-
-
-def _mean_of_frames(rng: np.random.Generator, low: float, high: float) -> dict[str, Any]:
-    scores = rng.uniform(low, high, 3).tolist()
-    return {"model": "embedded", "score": float(np.mean(scores)), "scores": scores}
-
-
-_COLUMNS: dict[str, Callable[[np.random.Generator, Shot], dict[str, Any]]] = {
-    "motion": lambda rng, _: {
-        **_moved(rng),
-        "camera": "mixed",
-        **{name: float(rng.lognormal(-1, 1)) for name in ("camera_motion", "object_motion")},
-        **{f"camera_{part}": float(rng.normal()) for part in ("dx", "dy", "zoom", "roll")},
-        "num_camera_pairs": 5,
-    },
-    "raft_motion": lambda rng, _: _moved(rng) | {"network": "raft_small"},
-    "text_area": _text_area,
-    "overlays": lambda rng, _: {"score": float(rng.uniform(0, 0.1)), "boxes": [], "num_frames": 8},
-    "sharpness": lambda rng, _: {
-        "score": float(rng.normal(5, 1)),
-        "brightness": float(rng.uniform(0.2, 0.8)),
-    },
-    "quality": _quality,
-    "fingerprints": lambda rng, _: {
-        "hashes": rng.integers(0, 1 << 63, 5).tolist(),
-        "colours": rng.integers(0, 256, (5, 8, 8, 3), np.uint8).tobytes(),
-    },
-    "embeddings": lambda rng, _: {
-        "model": "embedded",
-        **{place: _unit_vector(rng) for place in ("first", "middle", "last")},
-    },
-    "aesthetics": lambda rng, _: _mean_of_frames(rng, 3, 9),
-    "captions": _captions,
-    "summaries": lambda _, shot: {"summary": shot.caption, "method": "merge", "status": "ok"},
-    "similarity": lambda rng, _: {
-        "model": "embedded",
-        "score": float(rng.uniform(0.2, 0.9)),
-        "cosines": rng.uniform(0.2, 0.9, 9).tolist(),
-    },
-}
 
 
 def _fill_encoded(ledger: Ledger, shard: str, seed: int) -> None:
