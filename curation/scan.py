@@ -1,13 +1,13 @@
 """One decode of a video feeds every observer that needs its frames in order.
 
 An observer is a small object: `observe(frame)` for every frame, `finish()` for what it found. A new one is added to
-`_observers`; the loop does not change. Memory does not grow with the length of the video but for a few numbers per
-frame; pictures leave through `spool` as they come.
+`_observers`; the loop does not change. Those to whom a small picture is enough get theirs by the handful. Memory does
+not grow with the length of the video but for a few numbers per frame; pictures leave through `spool` as they come.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from curation.cuts.changes import BlendObserver, LagObserver, Measure
 from curation.cuts.detectors import BrightnessObserver, LevelObserver, Signals
 from curation.cuts.transnet import TransNetObserver
-from curation.footage.frames import DETECTOR_LONG_PX, Decoded, Decoder, Frame, Scaler, Sizes, fit
+from curation.footage.frames import DETECTOR_LONG_PX, Decoded, Decoder, Frame, Scaler, Sizes, SmallFrame, fit
 from curation.footage.grid_frames import GridFrame, GridObserver
 from curation.footage.media import Media, MediaLimits, Probe, open_video, probe_opened
 from curation.motion.flow import FlowObserver, FlowPairs
@@ -88,6 +88,48 @@ class Observer(Protocol):
         """What was found; called once, after the last frame."""
 
 
+class SmallObserver(Protocol):
+    """As `Observer`, of frames of which only the small picture is left."""
+
+    def observe(self, frame: SmallFrame) -> None:
+        """Take the next frame, some frames late."""
+
+    def finish(self) -> Any:
+        """What was found; called once, after the last frame."""
+
+
+class Handfuls:
+    """Passes the small parts of frames on, `SIZE` at a time, to observers that need no more of them.
+
+    A decoded picture of 720p drives all else out of the processor's caches; what is computed of small pictures takes
+    a third less time when it follows on one another.
+    """
+
+    SIZE = 16
+    """More gains nothing; this number of small pictures takes some 4 MB with what is made of them."""
+
+    def __init__(self, observers: Mapping[Any, SmallObserver]) -> None:
+        self._observers = observers
+        self._waiting: list[SmallFrame] = []
+
+    def observe(self, frame: Frame) -> None:
+        """Take the next frame; the observers see it when the handful is full."""
+        self._waiting.append(frame.small)
+        if len(self._waiting) == self.SIZE:
+            self._pass_on()
+
+    def finish(self) -> dict[Any, Any]:
+        """What each observer found, by its name."""
+        self._pass_on()
+        return {name: observer.finish() for name, observer in self._observers.items()}
+
+    def _pass_on(self) -> None:
+        for observer in self._observers.values():
+            for frame in self._waiting:
+                observer.observe(frame)
+        self._waiting.clear()
+
+
 def scan_video(
     source: Path | BinaryIO,
     config: ScanConfig | None = None,
@@ -113,6 +155,7 @@ def _scan_opened(media: Media, config: ScanConfig, spool: Callable[[GridFrame], 
         for observer in observers.values():
             observer.observe(frame)
     found = {name: observer.finish() for name, observer in observers.items()}
+    found |= found.pop("small")
     measures: list[Measure] = [m for name in ("lags", "blends", "transnet") for m in found.get(name, ())]
     signals = Signals(
         time_base=decoder.time_base,
@@ -144,11 +187,10 @@ def _observers(
 ) -> dict[Any, Observer]:
     evidence = {"lags": LagObserver(), "blends": BlendObserver(time_base)} if config.evidence else {}
     learned = {"transnet": TransNetObserver()} if config.transnet else {}
+    levels = {level: LevelObserver(level[1], time_base, level[0]) for level in _levels(config)}
     return {
-        **{level: LevelObserver(level[1], time_base, level[0]) for level in _levels(config)},
-        **evidence,
+        "small": Handfuls({**levels, **evidence, "brightness": BrightnessObserver()}),
         **learned,
-        "brightness": BrightnessObserver(),
         "flow": FlowObserver(config.flow_fps, time_base),
         "grid": GridObserver(config.grid_fps, time_base, config.jpeg_quality, spool),
     }

@@ -72,6 +72,17 @@ def test_lags_are_distances_to_the_frames_before() -> None:
         assert measures[f"lag_{lag}"].frame.tolist() == list(range(30))
 
 
+def test_colour_lags_are_shares_of_pixels_over_many_frames() -> None:
+    """Some columns of 32 are white; more frames than are compared at once."""
+    white = np.random.default_rng(1).integers(0, 33, 150)
+    columns = (np.arange(256) // 8 < white[:, None]).astype(np.uint8) * 255
+    measures = lags([np.broadcast_to(row[None, :, None], (144, 256, 3)) for row in columns])
+    for lag in LAGS:
+        expected = np.abs(white[lag:] - white[:-lag]) / 32
+        assert measures[f"colour_{lag}"].value == pytest.approx([0] * lag + expected.tolist(), abs=1e-6)
+        assert measures[f"colour_{lag}"].frame.tolist() == list(range(150))
+
+
 def test_colours_stay_where_pixels_move() -> None:
     """Rolled pixels keep their colours; a quarter of the picture in another colour is a quarter of change."""
     other = A.copy()

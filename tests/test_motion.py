@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from curation.motion import flow
 from curation.motion.camera import CameraMotion
-from curation.motion.flow import FlowPairs, Motion, clip_motion, flow_means, pair_means
+from curation.motion.flow import FlowPairs, Motion, clip_motion, farneback, flow_means, pair_means
 from curation.scan import ScanConfig, scan_video
 from tests.footage import MILLISECOND, texture, write_video
 
@@ -32,12 +32,12 @@ def gray(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def test_a_part_that_the_camera_has_not_is_an_error_not_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     pair = gray(window(200, 200, 96, 160)), gray(window(196, 200, 96, 160))
-    assert np.isfinite(pair_means(*pair)).all()
+    assert np.isfinite(pair_means(*pair, farneback(*pair))).all()
     noise = np.random.default_rng(0).integers(0, 255, (2, 96, 160)).astype(np.uint8)
-    assert np.isnan(pair_means(*noise)[3:]).all(), "no camera explains noise"
+    assert np.isnan(pair_means(*noise, farneback(*noise))[3:]).all(), "no camera explains noise"
     monkeypatch.setattr(flow, "PARTS", ("camera_tilt",))
     with pytest.raises(AttributeError, match="camera_tilt"):
-        pair_means(*pair)
+        pair_means(*pair, farneback(*pair))
 
 
 @pytest.mark.parametrize(("dx", "dy"), [(4, 0), (-4, 0), (0, 3), (0, -3), (3, -2)])

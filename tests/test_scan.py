@@ -12,11 +12,11 @@ import av
 import numpy as np
 import pytest
 
-from curation.footage.frames import Decoder
+from curation.footage.frames import Decoder, SmallFrame
 from curation.footage.grid_frames import GridFrame
 from curation.footage.media import CAUSES, MediaLimits
-from curation.scan import ScanConfig, ScanResult, scan_video
-from tests.footage import MILLISECOND, numbered, texture, write_video
+from curation.scan import Handfuls, ScanConfig, ScanResult, scan_video
+from tests.footage import MILLISECOND, frames_of, numbered, texture, write_video
 from warehouse.errors import MediaError
 
 
@@ -214,6 +214,42 @@ def test_a_film_of_two_hours_is_scanned_in_the_memory_of_one_of_two_minutes(tmp_
     assert (few, many) == (3000, 180_000)
     assert large - small < 100_000_000, f"{small} and {large} bytes"
     assert large < 1_000_000_000
+
+
+class Seen:
+    """Keeps what it was shown."""
+
+    def __init__(self) -> None:
+        self.frames: list[tuple[int, int, float]] = []
+
+    def observe(self, frame: SmallFrame) -> None:
+        assert not hasattr(frame, "flow_gray"), "a frame that waits holds a full picture"
+        self.frames.append((frame.index, frame.pts, float(frame.small_bgr.mean())))
+
+    def finish(self) -> list[tuple[int, int, float]]:
+        return self.frames
+
+
+@pytest.mark.parametrize("count", [0, 1, Handfuls.SIZE - 1, Handfuls.SIZE, 3 * Handfuls.SIZE + 1])
+def test_handfuls_pass_every_frame_on_once_and_in_order(count: int) -> None:
+    frames = list(frames_of(numbered(count)))
+    handfuls = Handfuls({"a": Seen(), "b": Seen()})
+    for frame in frames:
+        handfuls.observe(frame)
+    expected = [(frame.index, frame.pts, float(frame.small_bgr.mean())) for frame in frames]
+    assert handfuls.finish() == {"a": expected, "b": expected}
+
+
+def test_flow_of_a_long_video_has_every_pair_of_the_grid_in_order(tmp_path: Path) -> None:
+    """A camera that gets faster: 25 pairs, more than are measured at once."""
+    field = texture(5, 96, 160 + 80, grain=10)
+    places = np.cumsum([0, *(i / 5 for i in range(25))]).round().astype(int)
+    pictures = [field[:, place : place + 160] for place in places]
+    pts = [500 * i for i in range(26)]
+    video = write_video(tmp_path / "faster.mkv", pictures, pts, time_base=MILLISECOND, codec="ffv1")
+    flow = scan_video(video).flow
+    assert (flow.pts0.tolist(), flow.pts1.tolist()) == (pts[:-1], pts[1:])
+    assert flow.dx == pytest.approx(-np.diff(places) / 6, abs=0.05)
 
 
 def test_a_spool_that_fails_ends_the_scan(video: Path) -> None:

@@ -17,14 +17,14 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from curation.footage.frames import Frame, Thumb, TimeGrid
+from curation.footage.frames import SmallFrame, Thumb, TimeGrid
 
 LAGS = (1, 2, 3, 4, 5, 8, 12)
 BLEND_FPS = 10.0
@@ -79,26 +79,38 @@ class _ColourLags:
     """How often each colour occurs in the last frames, in coarse bins and in bins that begin half a bin earlier.
 
     The smaller of two distances counts, so that a little light that moves pixels over the edge of a bin is no change.
+    They are computed for many frames at once, when these are there.
     """
 
     _BINS, _SHIFTED = 4**3, 5**3
-    _BACK = np.array(LAGS)
+    _AT_ONCE = 64
 
     def __init__(self) -> None:
-        self._count = 0
-        self._ring = np.zeros((max(LAGS), self._BINS + self._SHIFTED), np.float32)
+        nothing = np.full(self._BINS + self._SHIFTED, np.nan, np.float32)
+        self._shares = [nothing] * max(LAGS)
+        """Of the frames that were compared last, and of those to come."""
+        self._distances = [array("f") for _ in LAGS]
 
-    def add(self, bgr: NDArray[np.uint8]) -> list[float]:
-        """Distances of the next frame to those `LAGS` before it, 0 where there is none."""
+    def add(self, bgr: NDArray[np.uint8]) -> None:
+        """Count the colours of the next frame."""
         bins = cv2.calcHist([bgr], [0, 1, 2], None, [4] * 3, [0, 256] * 3)
         shifted = cv2.calcHist([bgr], [0, 1, 2], None, [5] * 3, [-32, 288] * 3)
-        shares = np.concatenate([bins.ravel(), shifted.ravel()]) * (3 / bgr.size)
-        apart = np.abs(self._ring[(self._count - self._BACK) % len(self._ring)] - shares)
-        distances = np.add.reduceat(apart, [0, self._BINS], axis=1).min(1) / 2
-        distances[self._count < self._BACK] = 0
-        self._ring[self._count % len(self._ring)] = shares
-        self._count += 1
-        return distances.tolist()
+        self._shares.append(np.concatenate([bins.ravel(), shifted.ravel()]) * (3 / bgr.size))
+        if len(self._shares) == max(LAGS) + self._AT_ONCE:
+            self._compare()
+
+    def finish(self) -> list[NDArray[np.float32]]:
+        """For each of `LAGS` the distance of every frame to the one that far before it, 0 where there is none."""
+        self._compare()
+        return [np.array(column, np.float32) for column in self._distances]
+
+    def _compare(self) -> None:
+        shares, past = np.stack(self._shares), max(LAGS)
+        for lag, column in zip(LAGS, self._distances, strict=True):
+            apart = np.abs(shares[past:] - shares[past - lag : -lag])
+            nearer = np.add.reduceat(apart, [0, self._BINS], axis=1).min(1) / 2
+            column.extend(np.nan_to_num(nearer).tolist())
+        del self._shares[:-past]
 
 
 class LagObserver:
@@ -111,18 +123,21 @@ class LagObserver:
     def __init__(self) -> None:
         self._before: deque[NDArray[np.uint8]] = deque(maxlen=max(LAGS))
         self._colours = _ColourLags()
-        self._rows = Columns("contrast", *(f"{kind}_{lag}" for kind in ("lag", "colour") for lag in LAGS))
+        self._rows = Columns("contrast", *(f"lag_{lag}" for lag in LAGS))
 
-    def observe(self, frame: Frame) -> None:
+    def observe(self, frame: SmallFrame) -> None:
         """Measure the next frame."""
         bgr, before = frame.thumb.bgr, self._before
         lags = [distance(bgr, before[lag - 1]) if lag <= len(before) else 0.0 for lag in LAGS]
-        self._rows.add(frame.index, frame.pts, frame.thumb.contrast, *lags, *self._colours.add(bgr))
+        self._rows.add(frame.index, frame.pts, frame.thumb.contrast, *lags)
+        self._colours.add(bgr)
         before.appendleft(bgr)
 
     def finish(self) -> list[Measure]:
         """Measures of every frame."""
-        return self._rows.measures()
+        rows = self._rows.measures()
+        colours = zip(LAGS, self._colours.finish(), strict=True)
+        return rows + [replace(rows[0], name=f"colour_{lag}", value=value) for lag, value in colours]
 
 
 @dataclass(frozen=True)
@@ -181,7 +196,7 @@ class BlendObserver:
         self._centres: deque[int] = deque()
         self._rows = Columns(*self.NAMES)
 
-    def observe(self, frame: Frame) -> None:
+    def observe(self, frame: SmallFrame) -> None:
         """Take the next frame; a centre is judged once its longest window is there, and as much again."""
         if self._grid.takes(frame.pts):
             self._centres.append(frame.index)

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curation.cuts.changes import Measure
-from curation.footage.frames import Frame, TimeGrid
+from curation.footage.frames import SmallFrame, TimeGrid
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class LevelObserver:
         self._last: Any = None
         self._frame, self._pts, self._score = array("i"), array("q"), array("f")
 
-    def observe(self, frame: Frame) -> None:
+    def observe(self, frame: SmallFrame) -> None:
         """Score the next frame of the video if the rate takes it."""
         if self._grid is not None and not self._grid.takes(frame.pts):
             return
@@ -96,7 +96,7 @@ class BrightnessObserver:
     def __init__(self) -> None:
         self._mean = array("f")
 
-    def observe(self, frame: Frame) -> None:
+    def observe(self, frame: SmallFrame) -> None:
         """Measure the next frame."""
         hsv = frame.small_hsv
         self._mean.append(cv2.sumElems(hsv)[2] / (hsv.size / 3))  # a tenth of the time of cv2.mean
@@ -113,7 +113,7 @@ def content_score(hsv0_HW3: NDArray[np.uint8], hsv1_HW3: NDArray[np.uint8]) -> f
     return (hue / num_pixels + saturation / num_pixels + value / num_pixels) / 3.0
 
 
-_Measure = tuple[Callable[[Frame], Any], Callable[[Any, Any], float]]
+_Measure = tuple[Callable[[SmallFrame], Any], Callable[[Any, Any], float]]
 """What is taken of a frame, and the score of two such, the earlier one None before the first."""
 
 
@@ -140,7 +140,7 @@ def _hash() -> _Measure:
 
 
 def _threshold() -> _Measure:
-    def average(frame: Frame) -> float:
+    def average(frame: SmallFrame) -> float:
         return sum(cv2.sumElems(frame.small_bgr)) / frame.small_bgr.size
 
     return average, lambda last, now: now

@@ -74,6 +74,7 @@ class Decoder:
         """Time stamps that did not increase and were moved."""
         self._pts = array("q")
         self._last_duration = 0
+        self._max_ticks = media.limits.max_duration_s / self.time_base
         context = media.stream.codec_context
         context.thread_type = "NONE" if threads == 1 else "AUTO"
         context.thread_count = threads
@@ -136,8 +137,7 @@ class Decoder:
         check_size(image.width, image.height, limits, f"frame {count - 1}")
         if count > limits.max_frames:
             raise MediaError("limit_frames", f"more than max_frames = {limits.max_frames} frames")
-        duration_s = float((self._pts[-1] - self._pts[0]) * self.time_base)
-        if duration_s > limits.max_duration_s:
+        if self._pts[-1] - self._pts[0] > self._max_ticks:
             raise MediaError("limit_duration", f"longer than max_duration_s = {limits.max_duration_s:.0f} s")
 
     def _check_end(self) -> None:
@@ -204,24 +204,22 @@ class Thumb:
     """Root mean square of `flat`, 0..128."""
 
 
-class Frame:
-    """A decoded frame with its scaled copies, each made once however many observers ask for it.
+class SmallFrame:
+    """What may be kept of a decoded frame: its time and a small picture, with what is made of that alone.
 
-    Sizes come from the video's first frame, so that all copies of one kind have one shape even where the stored
-    size changes in mid-stream.
+    Each copy is made once however many observers ask for it.
     """
 
-    def __init__(self, decoded: Decoded, sizes: Sizes, scaler: Scaler) -> None:
-        self.index = decoded.index
-        self.pts = decoded.pts
-        self._image = decoded.image
-        self._sizes = sizes
+    def __init__(self, index: int, pts: int, shrunk: av.VideoFrame, scaler: Scaler) -> None:
+        self.index = index
+        self.pts = pts
+        self._shrunk = shrunk
         self._scaler = scaler
 
     @cached_property
     def small_bgr(self) -> NDArray[np.uint8]:
         """[H, W, 3], 256 px on the longer side, as stored (not turned)."""
-        return self._scaler.bgr(self._image, self._sizes.detector, "FAST_BILINEAR")
+        return self._scaler.bgr(self._shrunk, (self._shrunk.width, self._shrunk.height), "FAST_BILINEAR")
 
     @cached_property
     def small_hsv(self) -> NDArray[np.uint8]:
@@ -242,6 +240,25 @@ class Frame:
         return Thumb(
             bgr, bgr - mean[:, 0].astype(np.float32), float(np.vdot(deviation, deviation) / 3) ** 0.5
         )
+
+
+class Frame(SmallFrame):
+    """A decoded frame, with further copies of the full picture; to be let go before the next one is decoded.
+
+    Sizes come from the video's first frame, so that all copies of one kind have one shape even where the stored
+    size changes in mid-stream.
+    """
+
+    def __init__(self, decoded: Decoded, sizes: Sizes, scaler: Scaler) -> None:
+        shrunk = scaler.shrunk(decoded.image, sizes.detector, "FAST_BILINEAR")
+        super().__init__(decoded.index, decoded.pts, shrunk, scaler)
+        self._image = decoded.image
+        self._sizes = sizes
+
+    @property
+    def small(self) -> SmallFrame:
+        """The part that may be kept, without copies that were made of it so far."""
+        return SmallFrame(self.index, self.pts, self._shrunk, self._scaler)
 
     @cached_property
     def tiny_rgb(self) -> NDArray[np.uint8]:
@@ -287,11 +304,14 @@ class Scaler:
     def __init__(self) -> None:
         self._contexts: dict[tuple[tuple[int, int], str], VideoReformatter] = {}
 
+    def shrunk(self, image: av.VideoFrame, size: tuple[int, int], method: str) -> av.VideoFrame:
+        """Planar YUV stays what it is, because to convert its colours is dear at full size; all else becomes BGR."""
+        pix_fmt = image.format.name if image.format.name.startswith("yuv") else "bgr24"
+        return self._scale(image, size, pix_fmt, method)
+
     def bgr(self, image: av.VideoFrame, size: tuple[int, int], method: str) -> NDArray[np.uint8]:
-        """[H, W, 3]. Planar YUV is scaled before its colours are converted, which is dear at full size."""
-        if image.format.name.startswith("yuv"):
-            image = self._scale(image, size, image.format.name, method)
-        return self._scale(image, size, "bgr24", method).to_ndarray()
+        """[H, W, 3], by way of `shrunk`."""
+        return self._scale(self.shrunk(image, size, method), size, "bgr24", method).to_ndarray()
 
     def rgb(self, image: av.VideoFrame, size: tuple[int, int], method: str) -> NDArray[np.uint8]:
         """[H, W, 3], in one step."""

@@ -85,7 +85,8 @@ def _fit(gray_HW: NDArray[np.uint8], flow_HW2: NDArray[np.float32]) -> NDArray[n
     texture = texture_HW[rows, columns].ravel()
     if texture.size < _LEAST_POINTS:
         return None
-    chosen = np.flatnonzero(texture >= np.median(texture))
+    middle = texture.size // 2
+    chosen = np.flatnonzero(texture >= np.partition(texture, middle)[middle])  # np.median loads modules first
     y, x = np.unravel_index(chosen, texture_HW[rows, columns].shape)
     places_N2 = (np.stack([x, y], axis=1) * _LATTICE_PX + _LATTICE_PX // 2).astype(np.float32)
     moved_N2 = places_N2 + flow_HW2[rows, columns].reshape(-1, 2)[chosen]

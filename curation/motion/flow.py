@@ -11,6 +11,7 @@ from __future__ import annotations
 from array import array
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -22,6 +23,8 @@ from curation.motion.camera import PARTS, CameraMotion, camera_motion
 UNIT = "pixels of a picture whose shorter side is 16 px, per 0.5 s"
 _UNIT_SHORT_PX = 16
 UNIT_SECONDS = Fraction(1, 2)
+_PAIRS_AT_ONCE = 8
+"""Farneback's flow takes the processor's caches for itself: what is measured of it is faster done together."""
 
 
 @dataclass(frozen=True)
@@ -64,33 +67,38 @@ class FlowObserver:
     def __init__(self, fps: float, time_base: Fraction) -> None:
         self._grid = TimeGrid(fps, time_base)
         self._time_base = time_base
-        self._last: tuple[int, NDArray[np.uint8]] | None = None
+        self._waiting: list[tuple[int, NDArray[np.uint8]]] = []
         self._pts0, self._pts1 = array("q"), array("q")
         self._means = array("f")
 
     def observe(self, frame: Frame) -> None:
         """Take the next frame of the video; only those of the grid cost anything."""
-        if not self._grid.takes(frame.pts):
-            return
-        if self._last is not None:
-            self._measure(*self._last, frame)
-        self._last = frame.pts, frame.flow_gray
+        if self._grid.takes(frame.pts):
+            self._waiting.append((frame.pts, frame.flow_gray))
+            if len(self._waiting) > _PAIRS_AT_ONCE:
+                self._measure()
 
-    def _measure(self, pts0: int, gray0: NDArray[np.uint8], frame: Frame) -> None:
-        per_unit = float(UNIT_SECONDS / ((frame.pts - pts0) * self._time_base))
-        self._pts0.append(pts0)
-        self._pts1.append(frame.pts)
-        self._means.extend((pair_means(gray0, frame.flow_gray) * per_unit).tolist())
+    def _measure(self) -> None:
+        pairs = list(pairwise(self._waiting))
+        flows = [farneback(gray0, gray1) for (_, gray0), (_, gray1) in pairs]
+        for ((pts0, gray0), (pts1, gray1)), flow_HW2 in zip(pairs, flows, strict=True):
+            per_unit = float(UNIT_SECONDS / ((pts1 - pts0) * self._time_base))
+            self._pts0.append(pts0)
+            self._pts1.append(pts1)
+            self._means.extend((pair_means(gray0, gray1, flow_HW2) * per_unit).tolist())
+        del self._waiting[:-1]
 
     def finish(self) -> FlowPairs:
         """All pairs of the video."""
+        self._measure()
         means = np.array(self._means, np.float32).reshape(-1, 3 + len(PARTS))
         return FlowPairs(np.array(self._pts0, np.int64), np.array(self._pts1, np.int64), *means.T.copy())
 
 
-def pair_means(gray0_HW: NDArray[np.uint8], gray1_HW: NDArray[np.uint8]) -> NDArray[np.float64]:
+def pair_means(
+    gray0_HW: NDArray[np.uint8], gray1_HW: NDArray[np.uint8], flow_HW2: NDArray[np.float32]
+) -> NDArray[np.float64]:
     """`flow_means`, and the parts of `CameraMotion` (NaN where there is none), all in pixels as there."""
-    flow_HW2 = farneback(gray0_HW, gray1_HW)
     camera = camera_motion(gray0_HW, gray1_HW, flow_HW2)
     parts = [np.nan] * len(PARTS) if camera is None else [getattr(camera, part) for part in PARTS]
     return np.array([*vector_means(flow_HW2), *parts]) * (_UNIT_SHORT_PX / min(gray0_HW.shape))
