@@ -17,6 +17,7 @@ from torch import Tensor
 
 from models.conditioning import Conditioning, stack, without_frames, without_text
 from models.edm import Network, Preconditioning
+from models.inputs import check_level
 from models.learned_variance import VarianceDenoiser
 
 Weight = Callable[[float], Tensor | float]
@@ -144,6 +145,7 @@ def _guided_prediction(
         together = stack(together, side)
 
     def predict(x: Tensor, sigma: float, given_BT: Tensor | None) -> Tensor:
+        check_level(sigma)
         values = [weight(sigma) for weight in weights]
         idle = all(not isinstance(value, Tensor) and value == 1 for value in values)
         told, count = (sides[-1], 1) if idle else (together, len(sides))

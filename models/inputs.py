@@ -1,9 +1,15 @@
-"""What networks take, checked before anything is computed."""
+"""What networks take, checked before anything is computed.
+
+Shapes and types are always looked at. Values are where that makes nobody wait: on the CPU, and not while a graph is
+recorded. Samplers, whose noise levels are plain numbers, have them checked on every device (`check_level`).
+"""
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from models.conditioning import Conditioning
@@ -20,10 +26,10 @@ def _expect(holds: bool, what: str, got: object, expected: object, mend: str) ->
 
 
 def _shaped(value: Tensor | None, what: str, expected: tuple[int | str, ...]) -> None:
-    """An axis that is named may have any length."""
+    """An axis that is named may have any length but 0."""
     got = None if value is None else tuple(value.shape)
     fits = got is not None and len(got) == len(expected)
-    fits = fits and all(isinstance(e, str) or g == e for g, e in zip(got, expected, strict=True))
+    fits = fits and all(g == e or (isinstance(e, str) and g > 0) for g, e in zip(got, expected, strict=True))
     wanted = f"({', '.join(map(str, expected))}{',' if len(expected) == 1 else ''})"
     _expect(
         fits,
@@ -34,8 +40,39 @@ def _shaped(value: Tensor | None, what: str, expected: tuple[int | str, ...]) ->
     )
 
 
-def _common(x_BCTHW: Tensor, time_B: Tensor, told: Conditioning, channels: int, multiple: int) -> None:
+def _typed(value: Tensor, what: str, dtype: torch.dtype) -> None:
+    """As the weights are; with autocast, which casts them both, any type of broken numbers."""
+    cast = torch.is_autocast_enabled(value.device.type) if value.device.type != "meta" else False
+    fits = value.is_floating_point() if cast else value.dtype is dtype
+    kind = "a floating point type" if cast else f"{dtype}, the type of the weights"
+    _expect(fits, f"type of the {what}", value.dtype, kind, "cast it with .to()")
+
+
+def _boolean(value: Tensor, what: str) -> None:
+    _expect(value.dtype is torch.bool, f"type of {what}", value.dtype, torch.bool, "cast it with .bool()")
+
+
+def _seen(value: Tensor) -> bool:
+    """Whether looking at values costs no wait."""
+    return value.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def check_level(sigma: float) -> None:
+    """Raises InputError for a noise level that no clip has."""
+    mend = "sample from finite levels down to the closing 0, which no network is asked about"
+    _expect(0 < sigma < inf, "noise level", sigma, "a finite number above 0", mend)
+
+
+def _common(
+    x_BCTHW: Tensor,
+    time_B: Tensor,
+    told: Conditioning,
+    channels: int,
+    multiple: int,
+    dtype: torch.dtype,
+) -> None:
     _shaped(x_BCTHW, "input", ("clips", channels, "frames", "height", "width"))
+    _typed(x_BCTHW, "input", dtype)
     num_clips, _, num_frames, height, width = x_BCTHW.shape
     _expect(
         height % multiple == 0 and width % multiple == 0,
@@ -46,21 +83,46 @@ def _common(x_BCTHW: Tensor, time_B: Tensor, told: Conditioning, channels: int, 
     )
     per_frame = time_B.ndim == 2
     _shaped(time_B, "noise level", (num_clips, num_frames) if per_frame else (num_clips,))
+    _expect(
+        time_B.is_floating_point(),
+        "type of the noise level",
+        time_B.dtype,
+        "a floating point type",
+        "cast it",
+    )
+    if _seen(time_B):
+        finite = "finite numbers"
+        _expect(bool(time_B.isfinite().all()), "noise level", time_B.tolist(), finite, "check what drew it")
     for name in ("given_BT", "image_only_BT"):
         if getattr(told, name) is not None:
             _shaped(getattr(told, name), name, (num_clips, num_frames))
+            _boolean(getattr(told, name), name)
 
 
-def _text(told: Conditioning, num_clips: int, text_dim: int) -> None:
+def _text(told: Conditioning, num_clips: int, text_dim: int, dtype: torch.dtype) -> None:
     _shaped(told.text_BLD, "text", (num_clips, "tokens", text_dim))
+    _typed(told.text_BLD, "text", dtype)
     _shaped(told.mask_BL, "mask of the text", (num_clips, told.text_BLD.shape[1]))
+    _boolean(told.mask_BL, "the mask of the text")
+
+
+def _label(label_B: Tensor | None, num_clips: int, num_classes: int) -> None:
+    _shaped(label_B, "label", (num_clips,))
+    if _seen(label_B):
+        known = label_B.isnan() | ((label_B >= 0) & (label_B < num_classes))
+        classes = f"0 to {num_classes - 1}, or NaN for none"
+        _expect(bool(known.all()), "label", label_B.tolist(), classes, "check the data's classes")
 
 
 def check_transformer(
-    config: TransformerConfig, x_BCTHW: Tensor, time_B: Tensor, conditioning: Conditioning
+    config: TransformerConfig,
+    x_BCTHW: Tensor,
+    time_B: Tensor,
+    conditioning: Conditioning,
+    dtype: torch.dtype,
 ) -> None:
-    """Raises InputError where a DiffusionTransformer of this shape cannot take a batch."""
-    _common(x_BCTHW, time_B, conditioning, config.in_channels, config.patch)
+    """Raises InputError where a DiffusionTransformer of this shape, with weights of `dtype`, cannot take a batch."""
+    _common(x_BCTHW, time_B, conditioning, config.in_channels, config.patch, dtype)
     num_clips, num_frames = len(x_BCTHW), x_BCTHW.shape[2]
     if config.max_frames is not None:
         fewer = "give fewer frames, or sample in overlapping windows"
@@ -72,15 +134,13 @@ def check_transformer(
             fewer,
         )
     if config.text_dim is not None:
-        _text(conditioning, num_clips, config.text_dim)
+        _text(conditioning, num_clips, config.text_dim, dtype)
     if config.num_classes is not None:
-        _shaped(conditioning.label_B, "label", (num_clips,))
+        _label(conditioning.label_B, num_clips, config.num_classes)
     if config.sizes:
         _shaped(conditioning.size_B3, "size told", (num_clips, 3))
     if config.fps or config.num_frames:
-        _shaped(conditioning.numbers_BN, "numbers", (num_clips, "numbers"))
-        count = conditioning.numbers_BN.shape[1]
-        _expect(count > 0, "number of numbers", count, "at least 1", "the first one is the frames per second")
+        _shaped(conditioning.numbers_BN, "numbers (the first the frames per second)", (num_clips, "numbers"))
     if conditioning.image_only_BT is not None:
         _expect(
             config.mixes_freely,
@@ -91,18 +151,26 @@ def check_transformer(
         )
 
 
-def check_unet(config: VideoUNetConfig, x_BCTHW: Tensor, time_B: Tensor, conditioning: Conditioning) -> None:
-    """Raises InputError where a VideoUNet of this shape cannot take a batch."""
-    _common(x_BCTHW, time_B, conditioning, config.latent_channels, 2 ** (len(config.multipliers) - 1))
+def check_unet(
+    config: VideoUNetConfig,
+    x_BCTHW: Tensor,
+    time_B: Tensor,
+    conditioning: Conditioning,
+    dtype: torch.dtype,
+) -> None:
+    """Raises InputError where a VideoUNet of this shape, with weights of `dtype`, cannot take a batch."""
+    _common(x_BCTHW, time_B, conditioning, config.latent_channels, 2 ** (len(config.multipliers) - 1), dtype)
     num_clips, _, num_frames, height, width = x_BCTHW.shape
-    _text(conditioning, num_clips, config.text_dim)
+    _text(conditioning, num_clips, config.text_dim, dtype)
     if config.num_numbers:
         _shaped(conditioning.numbers_BN, "numbers", (num_clips, config.num_numbers))
     if config.condition_channels:
         frames = (num_clips, config.condition_channels, num_frames, height, width)
         _shaped(conditioning.frames_BCTHW, "frames that join the input", frames)
+        _typed(conditioning.frames_BCTHW, "frames that join the input", dtype)
     if config.missing_size:
         _shaped(conditioning.shown_BT, "shown_BT", (num_clips, num_frames))
+        _boolean(conditioning.shown_BT, "shown_BT")
         learned = "what stands for missing frames is learned at one size; set missing_size"
         _expect((height, width) == config.missing_size, "size", (height, width), config.missing_size, learned)
     if config.pseudo3d and conditioning.image_only_BT is not None:

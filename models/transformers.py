@@ -97,10 +97,11 @@ class DiffusionTransformer(nn.Module):
         or (B T) where frames that are given have one of their own.
 
         Raises:
-            InputError: shapes or conditioning are not what the network takes.
+            InputError: shapes, types or conditioning are not what the network takes.
         """
-        config, num_frames = self.config, x_BCTHW.shape[2]
-        check_transformer(config, x_BCTHW, time_B, conditioning)
+        config = self.config
+        check_transformer(config, x_BCTHW, time_B, conditioning, self.patches.weight.dtype)
+        num_frames = x_BCTHW.shape[2]
         patches = self.patches(rearrange(x_BCTHW, "b c t h w -> (b t) c h w"))
         rows, columns = patches.shape[-2:]
         x = rearrange(patches, "(b t) c h w -> b t (h w) c", t=num_frames)

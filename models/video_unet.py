@@ -186,7 +186,8 @@ class VideoUNet(nn.Module):
 
     def forward(self, x_BCTHW: Tensor, c_noise_B: Tensor, conditioning: Conditioning) -> Tensor:
         """Raises InputError where shapes or conditioning are not what the network takes."""
-        check_unet(self.config, x_BCTHW, c_noise_B, conditioning)
+        dtype = self.embedding.noise[0].weight.dtype
+        check_unet(self.config, x_BCTHW, c_noise_B, conditioning, dtype)
         num_frames = x_BCTHW.shape[2]
         told = Told(
             self.embedding(c_noise_B, conditioning),
