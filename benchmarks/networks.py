@@ -224,6 +224,7 @@ def compare(pair: Pair, device: str, repeats: int) -> dict[str, float]:
 
 
 def main() -> None:
+    """Compares the networks that the command line names and prints a line each, or one JSON object (module docstring)."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -26,7 +26,10 @@ NUM_TOKENS = 120
 
 @dataclass(frozen=True)
 class Counted:
+    """What a network costs: its parameters, and one forward pass over one clip."""
+
     parameters: int
+    """Numbers in all weights, trained or not."""
     flops: int
     """A multiplication and an addition are two."""
     activation_bytes: int
@@ -34,6 +37,7 @@ class Counted:
 
 
 def network_of(config: TransformerConfig | VideoUNetConfig) -> nn.Module:
+    """The network of a shape, with fresh weights from torch's random state on its default device, in its default type."""
     return VideoUNet(config) if isinstance(config, VideoUNetConfig) else DiffusionTransformer(config)
 
 

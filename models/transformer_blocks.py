@@ -40,6 +40,7 @@ class Heard:
 
 
 def mlp(in_dim: int, hidden: int, out_dim: int, activation: nn.Module) -> nn.Sequential:
+    """Two linear layers, (..., in_dim) to (..., out_dim), with an activation on the `hidden` channels in between."""
     return nn.Sequential(nn.Linear(in_dim, hidden), activation, nn.Linear(hidden, out_dim))
 
 

@@ -80,6 +80,12 @@ class Embedding(nn.Module):
 
 
 class DiffusionTransformer(nn.Module):
+    """A diffusion transformer of any shape (module docstring): (x_BCTHW, time_B, conditioning) -> (B, out, T, H, W).
+
+    x has `in_channels`, the result `out_channels`, both in the type of the weights. Fresh weights say zero. The noise
+    level comes in the numbers of the objective: published weights have 0 to 1000.
+    """
+
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.config = config

@@ -77,6 +77,7 @@ class VideoUNetConfig:
 
     @property
     def in_channels(self) -> int:
+        """Channels of the first convolution: the latents', those that join them, and the mark of what is shown."""
         return self.latent_channels + self.condition_channels + bool(self.missing_size)
 
     @property
@@ -86,9 +87,11 @@ class VideoUNetConfig:
 
     @property
     def embedding_dim(self) -> int:
+        """Channels of the embedding of noise level, numbers and text."""
         return 4 * self.width
 
     def blocks_config(self) -> BlockConfig:
+        """What all blocks have in common."""
         return BlockConfig(
             self.embedding_dim,
             self.text_dim,
@@ -149,6 +152,13 @@ class Embedding(nn.Module):
 
 
 class VideoUNet(nn.Module):
+    """The UNet of a shape (module docstring): (x_BCTHW, c_noise_B, conditioning) -> same shape and type as x.
+
+    x has `latent_channels`, in the type of the weights; height and width are multiples of 2 to the number of levels less
+    one. `c_noise_B` is the noise level in the numbers of the objective (SVD: ln(sigma) / 4), (B T) where frames that are
+    given have one of their own. Fresh weights say zero.
+    """
+
     def __init__(self, config: VideoUNetConfig) -> None:
         super().__init__()
         self.config = config

@@ -22,6 +22,7 @@ from warehouse.errors import CutroomError, DatasetError, SettingsError, WeightsE
 
 
 def parser() -> argparse.ArgumentParser:
+    """The words of the command line."""
     parser = argparse.ArgumentParser(prog="python -m training", description="Train one stage.")
     parser.add_argument(
         "--recipe",
@@ -50,11 +51,16 @@ def chosen_recipe(recipe: str, config: Path | None, settings: list[str]) -> Reci
 
 
 def show(event: dict[str, Any]) -> None:
+    """Writes an event to standard output as one line of JSON, at once: whoever launched this reads along."""
     sys.stdout.write(json.dumps(event) + "\n")
     sys.stdout.flush()
 
 
 def main(arguments: list[str], stop: StopRequest) -> int:
+    """Trains what the command line says and returns the exit code (module docstring); errors go to standard error.
+
+    `stop`: asks for an end in between.
+    """
     options = parser().parse_args(arguments)
     try:
         recipe = chosen_recipe(options.recipe, options.config, options.set)

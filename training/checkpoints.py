@@ -69,16 +69,19 @@ def place_folder(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def place_json(path: Path, content: dict[str, Any]) -> None:
+    """A JSON file that appears whole (`place`)."""
     text = json.dumps(content, indent=1)
     place(path, lambda temporary: temporary.write_text(text))
 
 
 def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal. Raises OSError."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def checkpoint_path(out: Path, step: int) -> Path:
+    """Where the checkpoint of a run is after so many optimiser steps; names sort as steps do."""
     return out / "checkpoints" / f"step-{step:08d}.ckpt"
 
 
@@ -136,6 +139,10 @@ class Weights:
 
 
 def save_weights(path: Path, weights: Weights) -> None:
+    """Writes weights so that `load_weights` gives them back bit for bit: a safetensors file that appears whole.
+
+    Tensors are named "network.<name>" and "motion_edges"; the metadata hold format, shape and origin as JSON.
+    """
     tensors = {f"network.{name}": value.cpu().contiguous() for name, value in weights.tensors.items()}
     tensors["motion_edges"] = weights.motion_edges.cpu()
     described = {

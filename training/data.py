@@ -92,6 +92,10 @@ class TrainingClips(IterableDataset[Batch]):
 
 
 def training_loader(clips: TrainingClips, num_workers: int) -> DataLoader[Batch]:
+    """One rank's batches as Lightning takes them, read ahead by `num_workers` processes, or in this one for 0.
+
+    The stream already has batches, so the loader makes none; their order does not depend on the workers.
+    """
     return DataLoader(clips, batch_size=None, num_workers=num_workers, persistent_workers=num_workers > 0)
 
 

@@ -43,6 +43,7 @@ class Draws:
     given_BT: Tensor | None
 
     def to(self, device: torch.device) -> Draws:
+        """The same on a device."""
         return Draws(*(value if value is None else value.to(device) for value in vars(self).values()))
 
 

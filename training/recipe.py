@@ -42,6 +42,11 @@ _LEAST = {
 
 @dataclass(frozen=True)
 class Recipe:
+    """Every setting of a stage (module docstring). What depends on two settings is checked here by both their names.
+
+    Raises SettingsError for values out of range, or that exclude one another.
+    """
+
     stage: str
     """Name of the stage; it opens the name of the run's folder."""
     network: NetworkConfig
@@ -138,6 +143,7 @@ class Recipe:
 
     @property
     def num_steps(self) -> int:
+        """Optimiser steps; samples that fill no batch are left out."""
         return self.num_samples // self.batch_size
 
     def digest(self) -> str:
@@ -145,6 +151,7 @@ class Recipe:
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
     def to_json(self) -> str:
+        """Text that `training.recipes.recipe_from` reads back from a file as the same recipe."""
         return json.dumps(asdict(self), indent=1)
 
 

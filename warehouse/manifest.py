@@ -123,6 +123,7 @@ class Manifest:
 
 
 def bucket_name(num_frames: int, height_px: int, width_px: int) -> str:
+    """Name of a bucket, as 8x64x64, of frames and pixels (not of latents); `Manifest.latent_shape` reads it."""
     return f"{num_frames}x{height_px}x{width_px}"
 
 

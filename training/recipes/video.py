@@ -9,6 +9,7 @@ from training.recipes.images import images
 
 
 def video() -> Recipe:
+    """The recipe of stage 2: stage 1's with temporal layers, 1,600 whole clips at a quarter of its learning rate."""
     first = images()
     return replace(
         first,
