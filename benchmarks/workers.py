@@ -52,7 +52,7 @@ def workers_s(videos: Sequence[Path], num: int, folder: Path) -> float:
     hashing, scanning = HashWork(MediaLimits()), ScanWork(ScanConfig(), MediaLimits())
     plan, store = Plan.of([GIVE, hashing.step, ASSIGN, scanning.step]), Store(folder)
     ledger = Ledger(store, plan)
-    groups = give(ledger, [str(v) for v in videos], run_id="benchmark")
+    groups = give(ledger, [str(v) for v in videos], run_id="benchmark").groups
     with Pool(num, store.scratch(), PRELOAD) as pool:
         run_shards(hashing, ledger, groups, pool, run_id="benchmark")
         shards = assign(ledger, ShardSize(), run_id="benchmark")
@@ -69,7 +69,7 @@ def _warm(pool: Pool, store: Store, plan: Plan, num: int) -> None:
     folder.mkdir()
     for n in range(17 * num):
         (folder / f"{n}.mp4").write_bytes(str(n).encode())
-    groups = give(other, [str(folder)], run_id="benchmark")
+    groups = give(other, [str(folder)], run_id="benchmark").groups
     run_shards(HashWork(MediaLimits()), other, groups, pool, run_id="benchmark")
 
 

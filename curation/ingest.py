@@ -11,7 +11,8 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Literal
 from urllib.parse import quote
 
 import polars as pl
@@ -49,6 +50,26 @@ class ShardSize:
     """Size of the video files, in GiB."""
     videos: int = 512
     """Number of videos."""
+
+
+@dataclass(frozen=True)
+class IngestConfig:
+    """What is taken out of folders; part of no key. Files that are named themselves are always taken."""
+
+    pictures: Literal["apart", "all", "none"] = "apart"
+    """Still pictures, by the ends of their names: apart takes those of folders that hold no video, since beside videos
+    they are mostly posters and thumbnails. What was taken once stays."""
+
+
+_DEFAULT_INGEST = IngestConfig()
+
+
+@dataclass(frozen=True)
+class Given:
+    """Groups of sources that hold any of the footage, and how many pictures were left out of it."""
+
+    groups: tuple[str, ...]
+    pictures_left_out: int
 
 
 def open_source(uri: str) -> Path | pa.NativeFile:
@@ -134,23 +155,44 @@ def _is_there(place: str) -> bool:
     return filesystem.get_file_info(path).type != fs.FileType.NotFound
 
 
-def give(ledger: Ledger, footage: Sequence[str], *, run_id: str) -> list[str]:
-    """Writes down the sources that are new to the warehouse; returns the groups that hold any of the footage.
+def give(
+    ledger: Ledger, footage: Sequence[str], *, run_id: str, config: IngestConfig = _DEFAULT_INGEST
+) -> Given:
+    """Writes down the sources that are new to the warehouse.
 
     Raises:
-        WarehouseError: nothing was named, or the named folders hold no file at all.
+        WarehouseError: nothing was named, or the named folders hold no file at all, or pictures alone that are left out.
     """
-    rows = list_sources(footage)
+    found = list_sources(footage)
+    rows = _wanted(found, config)
+    left_out = len(found) - len(rows)
     if not rows:
+        said = f"nothing but {left_out} pictures that ingest.pictures leaves out" if left_out else "no file"
         raise WarehouseError(
-            f"no file found in {', '.join(footage) or 'nothing'}; name video files or folders of them"
+            f"{said} found in {', '.join(footage) or 'nothing'}; name video files or folders of them"
         )
     give_rows(ledger, rows, run_id=run_id)
     wanted = {r["source_id"] for r in rows}
-    return [
+    groups = (
         g
         for g in ledger.groups()
         if not wanted.isdisjoint(ledger.read("given", g, ["source_id"])["source_id"])
+    )
+    return Given(tuple(groups), left_out)
+
+
+def _wanted(rows: list[dict[str, object]], config: IngestConfig) -> list[dict[str, object]]:
+    """Rows without the pictures that `config` leaves out."""
+    if config.pictures == "all":
+        return rows
+    paths = [PurePosixPath(str(row["uri"])) for row in rows]
+    with_videos = {path.parent for path in paths if path.suffix.lower() in VIDEO_SUFFIXES}
+    return [
+        row
+        for row, path in zip(rows, paths, strict=True)
+        if row["named"]
+        or path.suffix.lower() not in SUFFIXES
+        or (config.pictures == "apart" and path.parent not in with_videos)
     ]
 
 

@@ -14,7 +14,7 @@ from curation.cuts.clips import ClipConfig
 from curation.engine.work import Work
 from curation.footage.media import MediaLimits
 from curation.formats.imports import LIST, MATCH
-from curation.ingest import ASSIGN, GIVE, HASH, HashWork, ShardSize
+from curation.ingest import ASSIGN, GIVE, HASH, HashWork, IngestConfig, ShardSize
 from curation.scan import ScanConfig
 from curation.scan_work import CutWork, ScanWork
 from curation.selection.filters import SelectionConfig
@@ -32,6 +32,7 @@ class CurationConfig:
     """All settings of curation. Those that change rows are part of the tables' keys."""
 
     limits: MediaLimits = field(default_factory=MediaLimits)
+    ingest: IngestConfig = field(default_factory=IngestConfig)
     shard: ShardSize = field(default_factory=ShardSize)
     scan: ScanConfig = field(default_factory=ScanConfig)
     cuts: CutConfig = field(default_factory=CutConfig)

@@ -145,6 +145,7 @@ def _curated(curated: Curated) -> dict[str, Any]:
         "states": {t: dict(c) for t, c in curated.states.items()},
         "selection": curated.selected and _selection(curated.selected),
         "problems": [dict(problem) for problem in curated.problems],
+        "pictures_left_out": curated.pictures_left_out,
     }
 
 

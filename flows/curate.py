@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from prefect import flow
 
 from curation.annotators.registry import ANNOTATORS
-from curation.ingest import assign, give, places_not_there, settle_given_again
+from curation.ingest import Given, assign, give, places_not_there, settle_given_again
 from curation.pipeline import CurationConfig, check_weights, hash_work, make_plan, shard_works
 from curation.selection.verdicts import Selected
 from flows.plans import current_settings, open_engine, selected_earlier
@@ -21,6 +21,7 @@ from tasks.progress import note
 from tasks.selecting import States, count_states, refuse_total_failure, select_clips
 from tasks.windows import Engine, run_windows, windows
 from warehouse.errors import SettingsError
+from warehouse.ledger import Ledger
 from warehouse.schema import TABLES
 from warehouse.store import Store
 
@@ -37,6 +38,8 @@ class Curated:
     """None if there is no clip to select from."""
     problems: tuple[Mapping[str, str], ...] = ()
     """Footage that was named and is not there: path, cause and detail."""
+    pictures_left_out: int = 0
+    """Still pictures in folders of the footage that were not taken; see `IngestConfig`."""
 
 
 @flow(name="curate-lvd", flow_run_name="curate-into-{params.warehouse}", persist_result=False)
@@ -60,11 +63,23 @@ def curate(settings: Settings) -> Curated:
     with open_engine(settings, make_plan(config)) as engine:
         ledger, footage = engine.ledger, settings.footage
         problems = tuple(_not_there(footage))
-        groups = give(ledger, footage, run_id=engine.run_id) if footage else ledger.groups()
-        rows = run_windows(hash_work(config), engine, windows(groups, settings.window_shards)).rows
+        given = _give(ledger, footage, config, engine.run_id) if footage else Given(tuple(ledger.groups()), 0)
+        rows = run_windows(hash_work(config), engine, windows(given.groups, settings.window_shards)).rows
         rows += Counter(sources=settle_given_again(ledger, run_id=engine.run_id))
         assign(engine.ledger, config.shard, run_id=engine.run_id)
-        return replace(_score_and_select(engine, config, settings.window_shards, rows), problems=problems)
+        curated = _score_and_select(engine, config, settings.window_shards, rows)
+        return replace(curated, problems=problems, pictures_left_out=given.pictures_left_out)
+
+
+def _give(ledger: Ledger, footage: Sequence[str], config: CurationConfig, run_id: str) -> Given:
+    """Writes down the footage, and says how many pictures are left out of it."""
+    given = give(ledger, footage, run_id=run_id, config=config.ingest)
+    if given.pictures_left_out:
+        note(
+            f"{given.pictures_left_out} pictures were left out, as ingest.pictures is {config.ingest.pictures!r}; "
+            "'all' takes pictures beside videos too"
+        )
+    return given
 
 
 def _not_there(footage: Iterable[str]) -> Iterator[dict[str, str]]:

@@ -20,7 +20,7 @@ from curation.annotators.registry import ANNOTATORS
 from curation.cuts.boundaries import CutConfig
 from curation.cuts.clips import ClipConfig
 from curation.footage.media import MediaLimits
-from curation.ingest import ShardSize
+from curation.ingest import IngestConfig, ShardSize
 from curation.pipeline import CurationConfig, default_annotators
 from curation.scan import ScanConfig
 from curation.selection.filters import SelectionConfig
@@ -83,6 +83,7 @@ class CurateSettings(Section):
     video_timeout_s: float = Field(default=3600.0, gt=0)
     """Seconds after which a video's scan is killed; it then fails with the cause `timeout`."""
     limits: MediaLimits = Field(default_factory=MediaLimits)
+    ingest: IngestConfig = Field(default_factory=IngestConfig)
     shard: ShardSize = Field(default_factory=ShardSize)
     scan: ScanConfig = Field(default_factory=ScanConfig)
     cuts: CutConfig = Field(default_factory=CutConfig)
@@ -94,6 +95,7 @@ class CurateSettings(Section):
         """The settings of curation as the layers below take them."""
         return CurationConfig(
             limits=self.limits,
+            ingest=self.ingest,
             shard=self.shard,
             scan=self.scan,
             cuts=self.cuts,

@@ -126,7 +126,7 @@ def test_shards_of_another_run_are_scored_before_they_are_judged(
         outcome = run_windows(work, engine, over)
         if work.step.name == list(shard_works(config))[-1].step.name and not late:
             late.append(second)
-            groups = give(engine.ledger, [str(second)], run_id="other")
+            groups = give(engine.ledger, [str(second)], run_id="other").groups
             run_windows(hash_work(config), engine, windows(groups, 1))
             shards = assign(engine.ledger, config.shard, run_id="other")
             for early in list(shard_works(config))[:2]:

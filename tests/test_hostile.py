@@ -151,7 +151,7 @@ def process(root: Path, files: dict[str, Path]) -> Ledger:
     store = Store(root)
     plan.save(store)
     ledger = Ledger(store, plan)
-    groups = give(ledger, [str(p) for p in files.values()], run_id="test")
+    groups = give(ledger, [str(p) for p in files.values()], run_id="test").groups
     files["vanishes early"].unlink()
     with Pool(2, store.scratch(), PRELOAD) as pool:
         run_shards(hashing, ledger, groups, pool, run_id="test")

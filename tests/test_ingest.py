@@ -15,7 +15,17 @@ from curation.engine.local import run_shards
 from curation.engine.pool import Pool
 from curation.engine.work import Outputs, Unit
 from curation.footage.media import MediaLimits
-from curation.ingest import ASSIGN, GIVE, HASH, HashWork, ShardSize, assign, give, settle_given_again
+from curation.ingest import (
+    ASSIGN,
+    GIVE,
+    HASH,
+    HashWork,
+    IngestConfig,
+    ShardSize,
+    assign,
+    give,
+    settle_given_again,
+)
 from warehouse.audit import audit
 from warehouse.errors import WarehouseError
 from warehouse.ledger import Ledger
@@ -30,7 +40,7 @@ def _ledger(root: Path) -> Ledger:
 
 
 def _ingest(ledger: Ledger, *footage: Path, size: ShardSize = ShardSize(videos=2)) -> list[str]:  # noqa: B008
-    groups = give(ledger, [str(f) for f in footage], run_id="test")
+    groups = give(ledger, [str(f) for f in footage], run_id="test").groups
     with Pool(2, ledger.store.scratch()) as pool:
         run_shards(HashWork(MediaLimits()), ledger, groups, pool, run_id="test")
     return assign(ledger, size, run_id="test")
@@ -132,7 +142,7 @@ def test_nothing_to_do_is_an_error(tmp_path: Path) -> None:
 def test_footage_in_an_object_store_is_read_through_its_filesystem(tmp_path: Path, footage: Path) -> None:
     local, remote = _ledger(tmp_path / "a"), _ledger(tmp_path / "b")
     _ingest(local, footage / "deep")
-    groups = give(remote, [f"file://{footage / 'deep'}"], run_id="test")
+    groups = give(remote, [f"file://{footage / 'deep'}"], run_id="test").groups
     with Pool(2, remote.store.scratch()) as pool:
         run_shards(HashWork(MediaLimits()), remote, groups, pool, run_id="test")
     ids = [set(x.read_all("sources")["video_id"]) for x in (local, remote)]
@@ -149,7 +159,7 @@ def test_a_store_that_cannot_be_listed_costs_its_own_source_alone(
         (tmp_path / name / "a.mp4").write_bytes(name.encode())
         uris.append(f"file://{tmp_path / name / 'a.mp4'}")
     ledger, folder = _ledger(tmp_path / "w"), tmp_path / "rows"
-    (group,) = give(ledger, uris, run_id="test")
+    (group,) = give(ledger, uris, run_id="test").groups
     folder.mkdir()
     listed = curation.ingest._list_remote
 
@@ -175,3 +185,41 @@ def test_a_store_that_cannot_be_listed_costs_its_own_source_alone(
 def _cleanup(tmp_path: Path):
     yield
     shutil.rmtree(tmp_path / "footage", ignore_errors=True)
+
+
+def test_pictures_beside_videos_are_left_out_and_counted_unless_they_are_asked_for(tmp_path: Path) -> None:
+    for name in ("film/a.MP4", "film/poster.JPG", "film/notes.txt", "film/stills/1.png", "photos/2.webp"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).write_bytes(name.encode())
+    whole = [str(tmp_path / "in")]
+
+    def given(pictures: str, *footage: str) -> tuple[set[str], int]:
+        ledger = _ledger(tmp_path / f"w {pictures} {len(footage)}")
+        told = give(ledger, [*footage] or whole, run_id="test", config=IngestConfig(pictures))
+        names = {Path(uri).name for uri in ledger.read_all("given")["uri"]}
+        assert told.groups == tuple(ledger.groups())
+        return names, told.pictures_left_out
+
+    everything = {"a.MP4", "poster.JPG", "notes.txt", "1.png", "2.webp"}
+    assert given("apart") == (everything - {"poster.JPG"}, 1)
+    assert given("all") == (everything, 0)
+    assert given("none") == ({"a.MP4", "notes.txt"}, 3)
+    named = str(tmp_path / "in/film/poster.JPG"), str(tmp_path / "in/film/a.MP4")
+    assert given("none", *named) == ({"a.MP4", "poster.JPG"}, 0), "named themselves"
+    photos = str(tmp_path / "in/photos")
+    assert given("apart", photos) == ({"2.webp"}, 0)
+    with pytest.raises(
+        WarehouseError, match=r"nothing but 1 pictures that ingest\.pictures leaves out found"
+    ):
+        given("none", photos)
+
+
+def test_pictures_left_out_earlier_come_in_when_they_are_asked_for(tmp_path: Path) -> None:
+    footage = tmp_path / "in"
+    footage.mkdir()
+    for name in ("a.mp4", "b.png"):
+        (footage / name).write_bytes(name.encode())
+    ledger = _ledger(tmp_path / "w")
+    for pictures, count in (("apart", 1), ("all", 2), ("none", 2)):
+        give(ledger, [str(footage)], run_id="test", config=IngestConfig(pictures))
+        assert ledger.read_all("given").height == count, "what was taken once stays"

@@ -49,7 +49,7 @@ def assigned(video: Path, root: Path) -> tuple[Ledger, str]:
     """A warehouse in which the video is hashed and in a shard."""
     plan = Plan.of([GIVE, HASH, ASSIGN, SCAN.step])
     ledger = Ledger(Store(root), plan)
-    (group,) = give(ledger, [str(video)], run_id="test")
+    (group,) = give(ledger, [str(video)], run_id="test").groups
     sources = rows_of(HashWork(MediaLimits()), ledger, group, root.with_name("hashed"), "sources")
     ledger.commit(HASH, group, {"sources": sources.to_batches()}, run_id="test")
     (shard,) = assign(ledger, ShardSize(), run_id="test")
