@@ -25,7 +25,8 @@ from curation.footage.pictures import SUFFIXES
 from warehouse.claims import claim
 from warehouse.errors import MediaError, WarehouseError
 from warehouse.ledger import Ledger
-from warehouse.plan import Step, digest
+from warehouse.plan import CURRENT, Step, digest
+from warehouse.ranges import MANY, check_ranges
 from warehouse.schema import TABLES
 
 _SUFFIXES = """
@@ -51,6 +52,9 @@ class ShardSize:
     videos: int = 512
     """Number of videos."""
 
+    def __post_init__(self) -> None:
+        check_ranges("shard", self, hours=(1e-3, MANY), gib=(1e-3, MANY), videos=(1, MANY))
+
 
 @dataclass(frozen=True)
 class IngestConfig:
@@ -66,10 +70,12 @@ _DEFAULT_INGEST = IngestConfig()
 
 @dataclass(frozen=True)
 class Given:
-    """Groups of sources that hold any of the footage, and how many pictures were left out of it."""
+    """Groups of sources that hold any of the footage, and what was left out of it."""
 
     groups: tuple[str, ...]
-    pictures_left_out: int
+    pictures_left_out: int = 0
+    warehouses_left_out: tuple[str, ...] = ()
+    """Warehouses in the folders: their files are no footage, samples of training runs least of all."""
 
 
 def open_source(uri: str) -> Path | pa.NativeFile:
@@ -163,13 +169,14 @@ def give(
     Raises:
         WarehouseError: nothing was named, or the named folders hold no file at all, or pictures alone that are left out.
     """
-    found = list_sources(footage)
+    found, warehouses = _outside_of_warehouses(list_sources(footage))
     rows = _wanted(found, config)
     left_out = len(found) - len(rows)
     if not rows:
         said = f"nothing but {left_out} pictures that ingest.pictures leaves out" if left_out else "no file"
+        beside = f" beside the warehouse {', '.join(warehouses)}" if warehouses else ""
         raise WarehouseError(
-            f"{said} found in {', '.join(footage) or 'nothing'}; name video files or folders of them"
+            f"{said} found in {', '.join(footage) or 'nothing'}{beside}; name video files or folders of them"
         )
     give_rows(ledger, rows, run_id=run_id)
     wanted = {r["source_id"] for r in rows}
@@ -178,7 +185,17 @@ def give(
         for g in ledger.groups()
         if not wanted.isdisjoint(ledger.read("given", g, ["source_id"])["source_id"])
     )
-    return Given(tuple(groups), left_out)
+    return Given(tuple(groups), left_out, warehouses)
+
+
+def _outside_of_warehouses(
+    rows: list[dict[str, object]],
+) -> tuple[list[dict[str, object]], tuple[str, ...]]:
+    """Rows of files that are named themselves or lie in no warehouse, and the warehouses that were found."""
+    found = [str(row["uri"]) for row in rows if not row["named"]]
+    roots = tuple(uri.removesuffix(CURRENT) for uri in found if uri.endswith(f"/{CURRENT}"))
+    outside = [row for row in rows if row["named"] or not str(row["uri"]).startswith(roots)]
+    return outside, tuple(root.removesuffix("/") for root in roots)
 
 
 def _wanted(rows: list[dict[str, object]], config: IngestConfig) -> list[dict[str, object]]:

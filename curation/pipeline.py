@@ -9,13 +9,13 @@ from typing import Any
 from curation.annotate import AnnotateWork, check_annotators
 from curation.annotators.base import is_on
 from curation.annotators.registry import ANNOTATORS
-from curation.cuts.boundaries import CutConfig
+from curation.cuts.boundaries import CutConfig, check_measured
 from curation.cuts.clips import ClipConfig
 from curation.engine.work import Work
 from curation.footage.media import MediaLimits
 from curation.formats.imports import LIST, MATCH
 from curation.ingest import ASSIGN, GIVE, HASH, HashWork, IngestConfig, ShardSize
-from curation.scan import ScanConfig
+from curation.scan import ScanConfig, measured_levels
 from curation.scan_work import CutWork, ScanWork
 from curation.selection.filters import SelectionConfig
 from curation.selection.verdicts import select_step
@@ -42,6 +42,9 @@ class CurationConfig:
     selection: SelectionConfig = field(default_factory=SelectionConfig)
     video_timeout_s: float = 3600.0
     """A video whose scan takes longer is killed and fails with the cause `timeout`."""
+
+    def __post_init__(self) -> None:
+        check_measured(self.cuts, measured_levels(self.scan))
 
 
 def default_annotators(**configs: Any) -> tuple[tuple[str, Any], ...]:

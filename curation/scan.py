@@ -24,6 +24,8 @@ from curation.footage.frames import DETECTOR_LONG_PX, Decoded, Decoder, Frame, S
 from curation.footage.grid_frames import GridFrame, GridObserver
 from curation.footage.media import Media, MediaLimits, Probe, open_video, probe_opened
 from curation.motion.flow import FlowObserver, FlowPairs
+from warehouse.errors import SettingsError
+from warehouse.ranges import RATE_FPS, check_ranges
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,16 @@ class ScanConfig:
     jpeg_quality: int = 90
     decode_threads: int = 1
     """Threads of the decoder; results do not depend on it."""
+
+    def __post_init__(self) -> None:
+        rates = dict.fromkeys(("level_fps", "flow_fps", "grid_fps"), RATE_FPS)
+        sides = dict.fromkeys(("flow_short_px", "grid_short_px"), (16, 8192))
+        check_ranges("scan", self, **rates, **sides, jpeg_quality=(1, 100), decode_threads=(1, 64))
+        for _, fps in self.detectors:
+            if fps is not None and not RATE_FPS[0] <= fps <= RATE_FPS[1]:
+                raise SettingsError(
+                    f"scan.detectors has {fps} fps: expected {RATE_FPS[0]} to {RATE_FPS[1]:g}"
+                )
 
 
 @dataclass(frozen=True)
@@ -163,7 +175,7 @@ def _scan_opened(media: Media, config: ScanConfig, spool: Callable[[GridFrame], 
         end_pts=decoder.end_pts,
         brightness=found["brightness"],
         damaged=np.array(damaged, np.int32),
-        levels=tuple(found[level] for level in _levels(config)),
+        levels=tuple(found[level] for level in measured_levels(config)),
         measures={measure.name: measure for measure in measures},
     )
     return ScanResult(
@@ -177,7 +189,7 @@ def _scan_opened(media: Media, config: ScanConfig, spool: Callable[[GridFrame], 
     )
 
 
-def _levels(config: ScanConfig) -> list[tuple[str, float | None]]:
+def measured_levels(config: ScanConfig) -> list[tuple[str, float | None]]:
     """What is measured for the cascade, each once."""
     return list(dict.fromkeys([*(("content", fps) for fps in config.level_fps), *config.detectors]))
 
@@ -187,7 +199,7 @@ def _observers(
 ) -> dict[Any, Observer]:
     evidence = {"lags": LagObserver(), "blends": BlendObserver(time_base)} if config.evidence else {}
     learned = {"transnet": TransNetObserver()} if config.transnet else {}
-    levels = {level: LevelObserver(level[1], time_base, level[0]) for level in _levels(config)}
+    levels = {level: LevelObserver(level[1], time_base, level[0]) for level in measured_levels(config)}
     return {
         "small": Handfuls({**levels, **evidence, "brightness": BrightnessObserver()}),
         **learned,

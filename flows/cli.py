@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import sys
 import time
@@ -43,6 +44,7 @@ for room in (cli_curation, cli_training, cli_exchange, cli_weights, cli_inspect,
         app.command()(_interruptible(command))
 
 _INTERRUPTED = 130
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _STOPPING = (signal.SIGINT, signal.SIGTERM)
 _ENDING_S = 5.0
 """Longer than a command takes to end its workers."""
@@ -61,6 +63,14 @@ def main() -> None:
         fail(str(error), 2)
     except CutroomError as error:
         fail(str(error), 1)
+    except OSError as error:
+        if error.errno not in _DISK_FULL:
+            raise
+        fail(
+            f"no more can be written to the disk ({error}); what was finished is kept: free some space, and the same "
+            "command again goes on from there",
+            1,
+        )
     except SystemExit as end:
         if end.code == _INTERRUPTED:
             for number in _STOPPING:  # at its very end Python puts the system's handlers back, and those kill

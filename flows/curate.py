@@ -63,7 +63,7 @@ def curate(settings: Settings) -> Curated:
     with open_engine(settings, make_plan(config)) as engine:
         ledger, footage = engine.ledger, settings.footage
         problems = tuple(_not_there(footage))
-        given = _give(ledger, footage, config, engine.run_id) if footage else Given(tuple(ledger.groups()), 0)
+        given = _give(ledger, footage, config, engine.run_id) if footage else Given(tuple(ledger.groups()))
         rows = run_windows(hash_work(config), engine, windows(given.groups, settings.window_shards)).rows
         rows += Counter(sources=settle_given_again(ledger, run_id=engine.run_id))
         assign(engine.ledger, config.shard, run_id=engine.run_id)
@@ -79,6 +79,8 @@ def _give(ledger: Ledger, footage: Sequence[str], config: CurationConfig, run_id
             f"{given.pictures_left_out} pictures were left out, as ingest.pictures is {config.ingest.pictures!r}; "
             "'all' takes pictures beside videos too"
         )
+    for place in given.warehouses_left_out:
+        note(f"{place} is a warehouse: nothing in it was taken for footage")
     return given
 
 

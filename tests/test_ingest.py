@@ -223,3 +223,21 @@ def test_pictures_left_out_earlier_come_in_when_they_are_asked_for(tmp_path: Pat
     for pictures, count in (("apart", 1), ("all", 2), ("none", 2)):
         give(ledger, [str(footage)], run_id="test", config=IngestConfig(pictures))
         assert ledger.read_all("given").height == count, "what was taken once stays"
+
+
+def test_files_of_a_warehouse_among_the_footage_are_no_footage(tmp_path: Path) -> None:
+    for name in ("a.mp4", "w/runs/video-1/samples/000.mp4", "w/plans.mp4", "w2/x.mp4", "old/runs/1.mp4"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).write_bytes(name.encode())
+    ledger = _ledger(tmp_path / "in" / "w")
+    _ledger(tmp_path / "in" / "old")
+    for _ in range(2):
+        given = give(ledger, [str(tmp_path / "in")], run_id="test")
+        assert set(given.warehouses_left_out) == {str(tmp_path / "in" / n) for n in ("w", "old")}
+        names = {str(Path(uri).relative_to(tmp_path / "in")) for uri in ledger.read_all("given")["uri"]}
+        assert names == {"a.mp4", "w2/x.mp4"}
+    named = tmp_path / "in/w/runs/video-1/samples/000.mp4"
+    give(ledger, [str(named)], run_id="test")
+    assert str(named) in set(ledger.read_all("given")["uri"]), "named itself"
+    with pytest.raises(WarehouseError, match=r"no file found in .*/in/w beside the warehouse"):
+        give(ledger, [str(tmp_path / "in" / "w")], run_id="test")

@@ -105,3 +105,13 @@ def test_killed_at_a_random_time(seed: int, footage: Path, whole: tuple, tmp_pat
     run.kill()
     run.wait()
     _check_resumed(footage, warehouse, whole[0])
+
+
+def test_a_full_disk_is_said_in_a_sentence(tmp_path: Path) -> None:
+    """A limit on the size of files stands for the disk: not even the plan can be written."""
+    (tmp_path / "a.mp4").write_bytes(b"no video")
+    command = f"{sys.executable} -m flows.cli curate {tmp_path}/a.mp4 -w {tmp_path}/w"
+    done = subprocess.run(["bash", "-c", f"ulimit -f 4; exec {command}"], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "no more can be written to the disk" in done.stderr and "Traceback" not in done.stderr
+    assert not [path for path in (tmp_path / "w").rglob("*") if path.is_file()]

@@ -17,6 +17,8 @@ from warehouse.errors import WarehouseError
 from warehouse.schema import TABLES
 from warehouse.store import Store
 
+CURRENT = "plans/current.json"
+"""The file by which a folder is known as a warehouse: it names the plan that counts."""
 WEIGHTS = "@weights"
 """Key of a step's settings under which it tells apart weights of one name; no identifier, so no field of a config."""
 
@@ -120,8 +122,8 @@ class Plan:
         path = f"plans/{self.plan_id}.json"
         if not store.exists(path):
             store.write_bytes(path, json.dumps(body, indent=2, sort_keys=True).encode())
-        if not store.exists("plans/current.json") or _current_id(store) != self.plan_id:
-            store.write_bytes("plans/current.json", json.dumps({"plan": self.plan_id}).encode())
+        if not store.exists(CURRENT) or _current_id(store) != self.plan_id:
+            store.write_bytes(CURRENT, json.dumps({"plan": self.plan_id}).encode())
 
     @classmethod
     def load(cls, store: Store, plan_id: str | None = None) -> Plan:
@@ -130,7 +132,7 @@ class Plan:
         Raises:
             WarehouseError: there is none.
         """
-        if plan_id is None and not store.exists("plans/current.json"):
+        if plan_id is None and not store.exists(CURRENT):
             raise WarehouseError(
                 f"{store.uri} is no warehouse: it holds no plan; run `cutroom curate` on it first"
             )
@@ -139,4 +141,4 @@ class Plan:
 
 
 def _current_id(store: Store) -> str:
-    return str(json.loads(store.read_bytes("plans/current.json"))["plan"])
+    return str(json.loads(store.read_bytes(CURRENT))["plan"])

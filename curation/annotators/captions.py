@@ -20,6 +20,7 @@ from curation.annotators.motion_words import MotionWordsConfig
 from curation.annotators.video_captioners import CocaOverFrames, VideoCaptioner, VideoView
 from curation.annotators.video_models import VideoModel, VideoModelConfig
 from models.weight_files import check_weights
+from warehouse.ranges import MANY, check_ranges
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,9 @@ class CaptionsConfig:
     """The video model that describes the clip; without one the CoCa's captions of the frames vote."""
     batch_size: int = operational(64)
     """Pictures that go through the CoCa at once."""
+
+    def __post_init__(self) -> None:
+        check_ranges("annotators.captions", self, num_frames=(1, MANY), batch_size=(1, MANY))
 
 
 PUBLISHED = CaptionsConfig(

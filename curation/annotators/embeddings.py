@@ -11,6 +11,7 @@ import numpy as np
 from curation.annotators.base import Clip, Outcome, operational
 from curation.annotators.batch import first_middle_last, pixels, score_batch
 from curation.annotators.clip_model import EMBEDDED, ClipModel, check_clip, load_clip
+from warehouse.ranges import MANY, check_ranges
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,9 @@ class EmbeddingsConfig:
     """Weights of an architecture: one of open_clip's tags, or a file."""
     batch_size: int = operational(64)
     """Pictures that go through the model at once."""
+
+    def __post_init__(self) -> None:
+        check_ranges("annotators.embeddings", self, batch_size=(1, MANY))
 
 
 class EmbeddingsAnnotator:

@@ -12,6 +12,7 @@ import numpy as np
 from curation.annotators.base import Clip, Outcome, Skipped
 from curation.annotators.batch import Unscorable, frames_of, pixels, score_batch
 from curation.selection.perceptual_hash import picture_hash
+from warehouse.ranges import MANY, check_ranges
 
 COLOUR_PX = 8
 """Side of the tiny picture that keeps a frame's colours."""
@@ -23,6 +24,9 @@ class FingerprintsConfig:
 
     max_frames: int = 40
     """Most frames of a clip, spread evenly; the time grid's 2 fps and the longest clip's 20 s give 40."""
+
+    def __post_init__(self) -> None:
+        check_ranges("annotators.fingerprints", self, max_frames=(1, MANY))
 
 
 class FingerprintsAnnotator:

@@ -18,6 +18,7 @@ import numpy as np
 
 from curation.annotators.base import Clip, Outcome
 from curation.annotators.batch import frames_of, pixels, row_of, score_batch
+from warehouse.ranges import MANY, check_ranges
 
 _BLOCK_PX = 16
 _LINES_ACROSS_EDGE = 3
@@ -38,6 +39,9 @@ class QualityConfig:
     """Mean difference of grey levels across the edge of a bar, in the frame where it is clearest."""
     frozen_below: float = 1.0
     """Two frames are the same if no block of 16 x 16 pixels differs by a larger mean (0..255)."""
+
+    def __post_init__(self) -> None:
+        check_ranges("annotators.quality", self, num_frames=(1, MANY), short_side_px=(16, 8192))
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from curation.annotators.batch import Unscorable, pixels, score_batch
 from curation.motion.flow import UNIT_SECONDS, in_unit, vector_means
 from curation.motion.raft import SIZE, fit_area, load_raft, raft_flow
 from warehouse.errors import WeightsError
+from warehouse.ranges import check_ranges
 
 if TYPE_CHECKING:
     from torch import nn
@@ -35,6 +36,11 @@ class RaftMotionConfig:
     """See `width`."""
     num_updates: int = 12
     """Iterations of the network."""
+
+    def __post_init__(self) -> None:
+        check_ranges(
+            "annotators.raft_motion", self, width=(128, 8192), height=(128, 8192), num_updates=(1, 1000)
+        )
 
     @property
     def enabled(self) -> bool:

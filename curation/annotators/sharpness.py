@@ -16,6 +16,7 @@ import numpy as np
 
 from curation.annotators.base import Clip, Outcome
 from curation.annotators.batch import frames_of, pixels, score_batch
+from warehouse.ranges import MANY, check_ranges
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,9 @@ class SharpnessConfig:
     """Frames of each clip, spread evenly; the median over them is kept."""
     short_side_px: int = 256
     """Every frame is scaled to this shorter side."""
+
+    def __post_init__(self) -> None:
+        check_ranges("annotators.sharpness", self, num_frames=(1, MANY), short_side_px=(16, 8192))
 
 
 class SharpnessAnnotator:

@@ -16,6 +16,7 @@ from curation.annotators.aesthetics import FRAMES
 from curation.annotators.base import Clip, Failed, Outcome, operational
 from curation.annotators.batch import row_of, score_batch
 from curation.annotators.clip_model import EMBEDDED, ClipModel, check_clip, load_clip
+from warehouse.ranges import MANY, check_ranges
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,9 @@ class SimilarityConfig:
     """As embeddings.pretrained."""
     batch_size: int = operational(256)
     """Captions that go through the model at once."""
+
+    def __post_init__(self) -> None:
+        check_ranges("annotators.similarity", self, batch_size=(1, MANY))
 
 
 class SimilarityAnnotator:

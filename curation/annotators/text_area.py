@@ -25,6 +25,7 @@ from curation.annotators.text_engines import (
 )
 from models.weight_files import check_packaged
 from warehouse.errors import SettingsError
+from warehouse.ranges import MANY, check_ranges
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,9 @@ class TextAreaConfig:
     """Settings of the engine rapidocr."""
     craft: CraftConfig = field(default_factory=CraftConfig)
     """Settings of the engine easyocr."""
+
+    def __post_init__(self) -> None:
+        check_ranges("annotators.text_area", self, min_letters=(0, MANY))
 
 
 class TextAreaAnnotator:

@@ -11,6 +11,7 @@ import numpy as np
 
 from curation.annotators.base import operational
 from warehouse.errors import WeightsError
+from warehouse.ranges import check_ranges
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,16 @@ class RapidConfig:
     """A box that is read with less confidence is no text; without reading nothing is dropped."""
     num_threads: int = operational(1)
     """Threads of onnxruntime."""
+
+    def __post_init__(self) -> None:
+        check_ranges(
+            "annotators.text_area.rapidocr",
+            self,
+            long_side_px=(32, 8192),
+            box_threshold=(0, 1),
+            text_threshold=(0, 1),
+            num_threads=(1, 1024),
+        )
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ adds what it is sure of and says how far a transition reaches. `benchmarks/cuts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from math import ceil
@@ -22,6 +22,7 @@ from curation.cuts.detectors import LevelScores, Signals
 from curation.cuts.transitions import EvidenceConfig, Transition, blends, flashes, hard_cuts
 from curation.cuts.transnet import ONE, TransNetConfig, transnet_cuts
 from warehouse.errors import SettingsError
+from warehouse.ranges import MANY, check_ranges
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,9 @@ class CutConfig:
     """Decides where the scan measured evidence; null leaves it to the levels."""
     transnet: TransNetConfig | None = field(default_factory=TransNetConfig)
     """What TransNet V2 adds where the scan let it look; null is nothing."""
+
+    def __post_init__(self) -> None:
+        check_ranges("cuts", self, min_scene_s=(0, MANY), join_s=(0, MANY))
 
 
 @dataclass(frozen=True)
@@ -95,18 +99,27 @@ def merge_cuts(signals: Signals, config: CutConfig | None = None) -> list[Cut]:
     return sorted([*cuts, *lit], key=lambda cut: cut.frame)
 
 
+def check_measured(config: CutConfig, measured: Collection[tuple[str, float | None]]) -> None:
+    """Raises SettingsError for a detector and rate of the levels that the scan does not measure."""
+    for level in config.levels:
+        if _wanted(level) not in measured:
+            raise SettingsError(
+                f"cuts.levels has {level.detector} at {level.fps} fps, but the scan measures {list(measured)}: "
+                "scan.level_fps says at which rates content is measured, scan.detectors what else is"
+            )
+
+
+def _wanted(level: Level) -> tuple[str, float | None]:
+    return "content" if level.detector == "adaptive" else level.detector, level.fps
+
+
 def cascade_cuts(signals: Signals, config: CutConfig) -> list[Cut]:
     """Cuts by the levels alone. Raises SettingsError for a detector and rate that the scan did not measure."""
     measured = {(level.measure, level.fps): level for level in signals.levels}
     found: list[_Found] = []
+    check_measured(config, measured)
     for level in config.levels:
-        wanted = ("content" if level.detector == "adaptive" else level.detector), level.fps
-        if wanted not in measured:
-            raise SettingsError(
-                f"cuts.levels has {level.detector} at {level.fps} fps, but the scan measured {list(measured)}: "
-                "scan.level_fps says at which rates content is measured, scan.detectors what else is"
-            )
-        found += _detections(measured[wanted], level, signals, config)
+        found += _detections(measured[_wanted(level)], level, signals, config)
     cuts = [cut for cluster in _clusters(found, config.join_s, signals) for cut in _resolve(cluster, signals)]
     return sorted(cuts, key=lambda cut: cut.frame)
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from curation.cuts.boundaries import Cut
 from curation.cuts.detectors import Signals
 from warehouse.errors import SettingsError
+from warehouse.ranges import MANY, check_ranges
 
 REASONS = {
     "gradual_edge": "part of a fade, dissolve or wipe between two scenes",
@@ -44,6 +45,7 @@ class ClipConfig:
     """Mean brightness (0..255) under which a frame counts as black."""
 
     def __post_init__(self) -> None:
+        check_ranges("clips", self, trim_s=(0, MANY), min_frames=(1, MANY), black_below=(0, 255))
         if not 0 <= self.min_s <= self.max_s / 2:
             raise SettingsError(
                 f"min_s is {self.min_s} and max_s {self.max_s}: expected 0 <= min_s <= max_s / 2, "

@@ -26,6 +26,7 @@ from av.video.stream import VideoStream
 
 from curation.footage.pictures import as_film, kind_of
 from warehouse.errors import MediaError
+from warehouse.ranges import MANY, check_ranges
 
 CAUSES = {
     "unreadable": "the file is missing, not a regular file, or may not be read",
@@ -86,6 +87,12 @@ class MediaLimits:
     """Number of decoded frames."""
     max_refused_share: float = 0.1
     """Share of packets that the decoder may refuse, and of time stamps that may fail to increase."""
+
+    def __post_init__(self) -> None:
+        whole = dict.fromkeys(
+            ("max_bytes", "max_width", "max_height", "max_duration_s", "max_frames"), (1, MANY)
+        )
+        check_ranges("limits", self, **whole, max_refused_share=(0, 1))
 
 
 @dataclass(frozen=True)
