@@ -16,10 +16,11 @@ from curation.cuts.clips import ClipConfig, Span, spans
 from curation.cuts.detectors import MEASURES, LevelScores, Signals
 from curation.engine.work import Outputs, Unit, in_batches, settled
 from curation.footage.grid_frames import GridFrame
-from curation.footage.media import MediaLimits, content_hash
-from curation.ingest import is_unchanged, open_source
+from curation.footage.media import MediaLimits
+from curation.ingest import open_source
 from curation.motion.flow import FlowPairs
 from curation.scan import ScanConfig, ScanResult, scan_video
+from curation.sources import check_holds
 from warehouse.errors import MediaError
 from warehouse.ledger import Ledger
 from warehouse.plan import Step, digest
@@ -55,7 +56,7 @@ class ScanWork:
         spool = _Spool(video_id, outputs)
         try:
             result = scan_video(open_source(uri), self.config, spool, self.limits)
-            _check_same(uri, source_id, video_id)
+            check_holds(uri, video_id, source_id)
         except (MediaError, OSError) as error:
             outputs.clear()  # frames of the grid that came before it failed
             outputs.append("videos", [row | _failure(error, spent + 1)])
@@ -64,15 +65,6 @@ class ScanWork:
         outputs.append("frame_scores", list(signal_rows(video_id, result.signals)))
         outputs.append("flow", [flow_row(video_id, result.flow)])
         outputs.append("videos", [row | video_columns(result) | settled(spent + 1)])
-
-
-def _check_same(uri: str, source_id: str, video_id: str) -> None:
-    """Raises MediaError `changed` unless the file still holds the video's bytes; touched or copied back, it does."""
-    if not is_unchanged(uri, source_id) and content_hash(open_source(uri)) != video_id:
-        raise MediaError(
-            "changed",
-            "its content changed since it was hashed; curate it again when it is written to its end",
-        )
 
 
 def _failure(error: MediaError | OSError, attempt: int) -> dict[str, Any]:

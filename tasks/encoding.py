@@ -18,6 +18,7 @@ from curation.engine.work import Outputs, Unit, by_video, in_batches, settled
 from curation.footage.clip_frames import Bucket, Sampled, read_clips, sample
 from curation.footage.media import MediaLimits
 from curation.ingest import open_source
+from curation.sources import find_source
 from models.digest import weights_id
 from models.weight_files import check_weights
 from warehouse.errors import MediaError, SettingsError, WeightsError
@@ -120,7 +121,8 @@ class LatentWork:
             return rows
         try:
             size = (video["width"], video["height"])
-            pixels = read_clips(open_source(video["uri"]), wanted, size, self.limits)
+            source = open_source(find_source(ledger, shard, video_id))
+            pixels = read_clips(source, wanted, size, self.limits)
         except (MediaError, OSError) as error:
             cause = getattr(error, "cause", "io_error")
             return rows + [{"clip_id": c} | settled(1, "failed", cause, str(error)) for c in wanted]

@@ -24,6 +24,7 @@ from curation.formats.base import Clip
 from curation.formats.clip_files import Shape, VideoFile, write_clips
 from curation.formats.kept import Chosen, describe
 from curation.formats.stream_copy import Copied, copy_clips
+from curation.sources import check_holds
 from warehouse import owner
 from warehouse.errors import MediaError, SettingsError, WarehouseError
 from warehouse.store import Store
@@ -158,7 +159,7 @@ def _rows(
     """Writes clips of one video; yields the row of each."""
     place = partial(_unfinished, {c.clip_id: store.scratch() / f"{owner.new_name()}.part" for c in clips})
     for _, same in groupby(sorted(clips, key=lambda c: c.uri), lambda c: c.uri):
-        for clip, made in _WRITERS[settings.mode](list(same), settings, limits, place):
+        for clip, made in _made(list(same), settings, limits, place):
             row = {n: getattr(clip, n) for n in ("clip_id", "video_id", "uri", "start_pts", "end_pts")}
             yield row | (
                 _failed(place(clip), made) if isinstance(made, MediaError) else _put(store, clip, made)
@@ -212,6 +213,16 @@ def _exact(clips: Sequence[Clip], settings: FileSettings, limits: MediaLimits, p
 
 def _copy(clips: Sequence[Clip], settings: FileSettings, limits: MediaLimits, place: _Place) -> _Made:
     return copy_clips(clips[0].uri, clips, limits, place)
+
+
+def _made(clips: Sequence[Clip], settings: FileSettings, limits: MediaLimits, place: _Place) -> _Made:
+    """Every clip of one file with what was written, or with why nothing was."""
+    try:
+        check_holds(clips[0].uri, clips[0].video_id)
+    except (MediaError, OSError) as error:
+        failed = error if isinstance(error, MediaError) else MediaError("io_error", str(error))
+        return iter([(clip, failed) for clip in clips])
+    return _WRITERS[settings.mode](clips, settings, limits, place)
 
 
 _WRITERS = {"exact": _exact, "copy": _copy}

@@ -22,8 +22,9 @@ from curation.footage.media import MediaLimits
 from curation.formats.base import Clip, Format, Media, Target
 from curation.formats.clip_files import FrameFolder, MiddleFrame, Sink, VideoFile, write_clips
 from curation.formats.kept import Chosen, describe, encoded, unusable
+from curation.sources import check_holds
 from warehouse import faults, owner
-from warehouse.errors import SettingsError, WarehouseError
+from warehouse.errors import MediaError, SettingsError, WarehouseError
 
 RECORD = "export.json"
 CLIPS = "clips"
@@ -141,8 +142,15 @@ def _media(
         return _sources(clips, kind)
     written: list[Clip] = []
     failed: list[dict[str, str]] = []
-    for uri, of_video in groupby(clips, key=lambda c: c.uri):
-        for clip, error in write_clips(uri, list(of_video), limits, _opener(media, target.folder)):
+    for (uri, video_id), group in groupby(clips, key=lambda c: (c.uri, c.video_id)):
+        of_video = list(group)
+        try:
+            check_holds(uri, video_id)
+        except (MediaError, OSError) as error:
+            cause = getattr(error, "cause", "io_error")
+            failed += [unusable(c, cause, f"{uri}: {error}") for c in of_video]
+            continue
+        for clip, error in write_clips(uri, of_video, limits, _opener(media, target.folder)):
             place = _place(media, clip)
             if error is None:
                 written.append(replace(clip, path=str(target.final / place) if kind.absolute else place))

@@ -130,7 +130,7 @@ def describe(chosen: Chosen, *, caption: str = "summary") -> list[Clip]:
             f"{len(missing)} of {len(chosen.clip_ids)} clips of {chosen.name} are not in the current plan's tables, such "
             f"as {min(missing)}; they were cut with other settings: select with those again"
         )
-    return sorted(clips, key=lambda c: (c.uri, c.start_pts))
+    return sorted(clips, key=lambda c: (c.uri, c.video_id, c.start_pts))
 
 
 def _of_shard(chosen: Chosen, shard: str, caption: str) -> Iterator[Clip]:
