@@ -117,8 +117,8 @@ class Handfuls:
     a third less time when it follows on one another.
     """
 
-    SIZE = 16
-    """More gains nothing; this number of small pictures takes some 4 MB with what is made of them."""
+    SIZE = 32
+    """More gains nothing; this number of small pictures takes some 9 MB with what is made of them."""
 
     def __init__(self, observers: Mapping[Any, SmallObserver]) -> None:
         self._observers = observers
