@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from models.attention import Attention
 from models.recompute import Recomputed
+from models.transformer_config import expect_shape
 
 TemporalInit = Literal["svd", "zero"]
 
@@ -85,9 +86,11 @@ def zeroed(module: nn.Module) -> nn.Module:
 
 def group_norm(channels: int, group_channels: int, eps: float) -> nn.GroupNorm:
     """32 groups as usual, fewer where a group would have less than `group_channels` channels: a group of one
-    channel would undo the embedding added to it.
+    channel would undo the embedding added to it. Raises SettingsError where they do not divide the channels.
     """
-    return nn.GroupNorm(min(32, channels // group_channels), channels, eps=eps)
+    groups = max(1, min(32, channels // group_channels))
+    expect_shape(channels % groups == 0, "width", channels, f"channels that {groups} groups share evenly")
+    return nn.GroupNorm(groups, channels, eps=eps)
 
 
 def sinusoid(value: Tensor, dim: int, max_period: float = 10_000.0) -> Tensor:

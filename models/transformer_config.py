@@ -5,8 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from warehouse.errors import SettingsError
+
 Axis = Literal["full", "space", "time", "split", "skip", "skip_groups"]
 Temporal = Literal["none", "sequential", "parallel", "normed", "own"]
+
+
+def expect_shape(holds: bool, what: str, got: object, expected: str) -> None:
+    """Raises SettingsError for a setting of a network's shape."""
+    if not holds:
+        raise SettingsError(f"the network's {what} is {got}, expected {expected}")
 
 
 @dataclass(frozen=True)
@@ -56,6 +64,25 @@ class TransformerConfig:
     frame_scale: float = 1.0
     silent_time: bool = False
     max_frames: int | None = None
+
+    def __post_init__(self) -> None:
+        """Raises SettingsError for a shape that cannot be built, or that could not compute."""
+        least = min(self.width, self.depth, self.num_heads, self.patch, len(self.attention), len(self.cross))
+        expect_shape(least > 0, "width, depth, num_heads, patch, attention or cross", 0, "at least 1 of each")
+        parts = {
+            "num_heads, whose heads share it": self.num_heads,
+            "4: sines and cosines of rows and of columns": 4,
+            "3: height, width and aspect are told in a third each (sizes)": 3 if self.sizes else 1,
+        }
+        for why, part in parts.items():
+            expect_shape(self.width % part == 0, "width", self.width, f"a multiple of {why} ({part})")
+        pairs = {"none": 1, "time": 2, "volume": 6}[self.rotary]
+        turned = f"a multiple of {pairs}, channels that rotary positions turn together: width over num_heads"
+        expect_shape(self.head_dim % pairs == 0, "channels of a head", self.head_dim, turned)
+        halves = "split" not in self.attention or self.num_heads % 2 == 0
+        expect_shape(
+            halves, "num_heads", self.num_heads, "an even number: half look along space, half along time"
+        )
 
     @property
     def latent_channels(self) -> int:

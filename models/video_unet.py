@@ -33,6 +33,7 @@ from models.blocks import (
 )
 from models.conditioning import Conditioning
 from models.inputs import check_unet
+from models.transformer_config import expect_shape
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,22 @@ class VideoUNetConfig:
     pseudo3d: bool = False
     num_heads: int = 0
     missing_size: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Raises SettingsError for a shape that cannot be built, or that could not compute."""
+        least = min(self.width, self.blocks, self.group_channels, *self.multipliers)
+        expect_shape(least > 0, "width, blocks, group_channels or multipliers", least, "at least 1 of each")
+        levels, marks = len(self.multipliers), len(self.attention)
+        expect_shape(
+            levels == marks > 0, "attention", self.attention, f"{levels} marks, one a level (multipliers)"
+        )
+        attends = [*self.attention[:-1], True]  # the middle has the last level's channels
+        for channels in (self.width * m for m, a in zip(self.multipliers, attends, strict=True) if a):
+            parts, name = (self.num_heads, "num_heads") if self.num_heads else (self.head_dim, "head_dim")
+            fits = parts > 0 and channels % parts == 0
+            expect_shape(fits, name, parts, f"a divisor of a level's {channels} channels")
+        even = self.number_dim % 2 == 0 and self.width % 2 == 0
+        expect_shape(even, "width or number_dim", (self.width, self.number_dim), "even: sines and cosines")
 
     @property
     def in_channels(self) -> int:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 import torch
 
 from models.conditioning import Conditioning
+from models.counting import network_of
 from models.networks import NETWORKS, build
 from models.video_unet import VideoUNetConfig
 from tests.small_networks import SMALL_NETWORKS, inputs_of, randomised
 from training.recipe import with_settings
+from warehouse.errors import SettingsError
 
 # The paper (appendix D) counts 1521 million parameters, 656 million of them temporal; the exact figures are those of
 # the authors' code and of diffusers' classes for the released files.
@@ -75,3 +77,32 @@ def test_a_fresh_network_says_zero_and_learns_everywhere(name):
     randomised(network)(*inputs_of(name)).square().mean().backward()
     silent = [n for n, p in network.named_parameters() if p.grad is None or not p.grad.any()]
     assert silent == []
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("latte-xl-2", {"width": 98}, "width is 98, expected a multiple of num_heads, whose heads share it"),
+        ("latte-xl-2", {"width": 18, "num_heads": 3}, "width is 18, expected a multiple of 4: sines"),
+        (
+            "pixart-xl-2-1024",
+            {"width": 64},
+            "width is 64, expected a multiple of 3: height, width and aspect",
+        ),
+        ("stdit3-xl-2", {"width": 36, "num_heads": 4}, "channels of a head is 9, expected a multiple of 2"),
+        ("open-sora-plan-1.3", {"width": 64, "num_heads": 4}, "head is 16, expected a multiple of 6"),
+        ("latte-xl-2-split", {"width": 60, "num_heads": 5}, "num_heads is 5, expected an even number"),
+        ("dit-xl-2", {"depth": 0}, "depth, .* is 0, expected at least 1 of each"),
+        ("dit-xl-2", {"attention": ()}, "attention or cross is 0, expected at least 1 of each"),
+        ("sd21", {"multipliers": (1, 2)}, "attention is .*, expected 2 marks, one a level"),
+        ("sd21", {"multipliers": (), "attention": ()}, "attention is .*, expected 0 marks"),
+        ("sd21", {"head_dim": 48}, "head_dim is 48, expected a divisor of a level's 320 channels"),
+        ("pseudo3d", {"num_heads": 7}, "num_heads is 7, expected a divisor of a level's 320 channels"),
+        ("svd-t2v", {"number_dim": 7}, r"number_dim is \(320, 7\), expected even"),
+        ("sd21", {"blocks": 0}, "blocks, group_channels or multipliers is 0"),
+        ("sd21", {"group_channels": 12}, "width is 320, expected channels that 26 groups share evenly"),
+    ],
+)
+def test_shapes_that_cannot_be_are_refused_before_weights_are_made(name, changes, message):
+    with pytest.raises(SettingsError, match=message), torch.device("meta"):
+        network_of(replace(NETWORKS[name].config, **changes))

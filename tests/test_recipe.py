@@ -29,7 +29,7 @@ def test_the_stages_are_these():
 
 def test_settings_change_by_name_and_by_nesting():
     base = recipe_from("images")
-    assert with_settings(base, {"lr": 1, "network.width": 16}).lr == 1.0
+    assert with_settings(base, {"lr": 1, "network.width": 64}).lr == 1.0
     assert with_settings(
         base, {"network": {"multipliers": [1, 2, 2], "attention": [True] * 3}}
     ).network.multipliers == (
@@ -83,7 +83,7 @@ def test_a_recipe_survives_its_file_and_every_setting_is_in_its_digest(tmp_path)
     plain = json.loads(recipe.to_json())
     assert set(plain) == {field.name for field in dataclasses.fields(Recipe)}
     assert (
-        dataclasses.replace(recipe, network=dataclasses.replace(recipe.network, width=8)).digest()
+        dataclasses.replace(recipe, network=dataclasses.replace(recipe.network, width=64)).digest()
         != recipe.digest()
     )
     del plain["lr"]

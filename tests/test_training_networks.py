@@ -167,8 +167,8 @@ def test_stages_share_the_network_that_one_of_them_names():
         named = chain(**{stage: {"network": "stdit-xl-2", "objective": "iddpm"}})
         assert {one.network for one in named} == {NETWORKS["stdit-xl-2"].config}
         assert {one.objective for one in named} == {"iddpm"}
-    images, video, best = chain(video={"network.width": 16})
-    assert (images.network.width, video.network.width, best.network.width) == (16, 16, 16)
+    images, video, best = chain(video={"network.width": 64})
+    assert (images.network.width, video.network.width, best.network.width) == (64, 64, 64)
     assert (images.network.temporal, video.network.temporal, best.network.temporal) == (False, True, True)
     images, video, best = chain(images={"network": "sd21"})
     assert video.network == best.network == replace(images.network, temporal=True)
