@@ -35,12 +35,22 @@ def per_clip(value_B: Tensor, like: Tensor) -> Tensor:
     return value_B.reshape(-1, *[1] * (like.ndim - 1))
 
 
+def noisy(x0: Tensor, noise: Tensor, sigma_B: Tensor) -> Tensor:
+    """Data plus sigma times noise, in the data's dtype; at an infinite level, where no data is left, the noise itself."""
+    finite_B = sigma_B.isfinite()
+    sigma = per_clip(sigma_B.masked_fill(~finite_B, 0.0), x0)
+    return torch.where(per_clip(finite_B, x0), x0 + sigma * noise, noise).to(x0.dtype)
+
+
 class Preconditioning(ABC):
     """The four scalings as functions of sigma (any shape, positive), and what the network is to say.
 
-    Noisy latents are data plus sigma times noise for all of them, whatever their authors call the same thing.
+    Noisy latents are data plus sigma times noise for all of them, whatever their authors call the same thing. At an
+    infinite sigma they are the noise itself, and the scalings are the limits that go with it.
     """
 
+    from_infinity: bool = False
+    """Whether the network can be asked at an infinite sigma."""
     given_sigma: ClassVar[float] = 0.0
     """The level that a network is told of a frame that is given, and clean (Open-Sora 1.1: t = 0)."""
 
@@ -139,7 +149,7 @@ def clip_losses(
 
     Frames that are given go in clean, and count for nothing.
     """
-    x, given_BT = x0 + per_clip(sigma_B, x0) * noise, conditioning.given_BT
+    x, given_BT = noisy(x0, noise, sigma_B), conditioning.given_BT
     if given_BT is not None:
         x = torch.where(per_frame(given_BT), x0, x)
     prediction = preconditioning.predict(network, x, sigma_B, conditioning)

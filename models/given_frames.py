@@ -53,6 +53,8 @@ class Given:
         """Where a walk from level `sigma` begins: with noise of that level over the frames that are held, and for the
         others where it would begin without any (`models.samplers.initial_latents`).
         """
+        if sigma == inf:  # there is nothing but noise, in all frames
+            return first_BCTHW
         noise = first_BCTHW * (sigma / sqrt(1 + sigma**2))
         return torch.where(per_frame(self.held(sigma)), self.latents_BCTHW + noise, first_BCTHW)
 
@@ -106,7 +108,8 @@ def repeated(sampler: Sampler, times: int) -> Sampler:
         for sigma, following in level_pairs(sigmas):
             pair = torch.tensor([sigma, following], dtype=torch.float64)
             for _ in range(times - 1 if following > 0 else 0):
-                x = sampler(denoise, x, pair, noise) + sqrt(sigma**2 - following**2) * noise(x)
+                ahead = sampler(denoise, x, pair, noise)
+                x = noise(x) if sigma == inf else ahead + sqrt(sigma**2 - following**2) * noise(x)
             x = sampler(denoise, x, pair, noise)
         return x
 

@@ -102,7 +102,8 @@ def guided_denoiser(
 ) -> FrameDenoiser:
     """A denoiser that evaluates all sides in one batch; the last alone where every weight is 1.
 
-    There is one weight less than there are sides. Frames that are given are the same on all sides.
+    There is one weight less than there are sides. Frames that are given are the same on all sides. The denoiser raises
+    InputError at a level where the network cannot be asked.
     """
     predict = _guided_prediction(preconditioning, network, sides, weights)
 
@@ -145,7 +146,7 @@ def _guided_prediction(
         together = stack(together, side)
 
     def predict(x: Tensor, sigma: float, given_BT: Tensor | None) -> Tensor:
-        check_level(sigma)
+        check_level(sigma, preconditioning.from_infinity)
         values = [weight(sigma) for weight in weights]
         idle = all(not isinstance(value, Tensor) and value == 1 for value in values)
         told, count = (sides[-1], 1) if idle else (together, len(sides))

@@ -57,10 +57,13 @@ def _seen(value: Tensor) -> bool:
     return value.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
-def check_level(sigma: float) -> None:
-    """Raises InputError for a noise level that no clip has."""
+def check_level(sigma: float, from_infinity: bool = False) -> None:
+    """Raises InputError for a noise level that no clip has; an infinite one is for networks that can be asked there
+    (`models.edm.Preconditioning`).
+    """
     mend = "sample from finite levels down to the closing 0, which no network is asked about"
-    _expect(0 < sigma < inf, "noise level", sigma, "a finite number above 0", mend)
+    holds = 0 < sigma < inf or (from_infinity and sigma == inf)
+    _expect(holds, "noise level", sigma, "a finite number above 0", mend)
 
 
 def _common(

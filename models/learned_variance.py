@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from models.conditioning import Conditioning
-from models.edm import Network, per_clip
+from models.edm import Network, noisy, per_clip
 from models.noise import Discrete
 from models.samplers import Noise, level_pairs
 
@@ -33,7 +33,8 @@ def variance_bounds(sigma: Tensor, following: Tensor) -> tuple[Tensor, Tensor]:
     after the step.
     """
     before, after = sigma.double().square(), following.double().square()
-    return after * (1 - after / before), (before - after) * (1 + after) / (1 + before)
+    left = 1 - after / before
+    return after * left, left * (1 + after) / (1 + 1 / before)
 
 
 def log_variance(share: Tensor, small: Tensor, large: Tensor) -> Tensor:
@@ -111,7 +112,7 @@ def hybrid_losses(
     """
     sigmas = preconditioning.sigmas.to(x0.device)
     sigma_B = sigmas[step_B].to(x0)
-    x = x0 + per_clip(sigma_B, x0) * noise
+    x = noisy(x0, noise, sigma_B)
     prediction, share = preconditioning.predict(network, x, sigma_B, conditioning).float().chunk(2, dim=1)
     error = prediction - preconditioning.target(x0, noise, sigma_B).float()
     clean = preconditioning.compose(x, sigma_B, prediction.detach())

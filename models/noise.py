@@ -3,6 +3,8 @@
 A network that was trained on x_t = sqrt(a_t) x0 + sqrt(1 - a_t) n sees data plus sigma times noise, scaled by
 1 / sqrt(1 + sigma²), with sigma_t = sqrt((1 - a_t) / a_t). One that was trained on (1 - t) x0 + t n sees it scaled by
 1 / (1 + sigma), with sigma = t / (1 - t). So every sampler takes all of them.
+
+Where nothing is left of the data (a_t = 0, t = 1) sigma is infinite, and both networks see the noise itself.
 """
 
 from __future__ import annotations
@@ -16,11 +18,10 @@ import torch
 from torch import Tensor
 
 from models.edm import Preconditioning, per_clip
+from warehouse.errors import SettingsError
 
 Prediction = Literal["epsilon", "v", "sample"]
 NUM_STEPS = 1000
-_LAST_TIME = 1 - 1e-6
-"""Where a flow begins: at 1 there is no data left, and sigma would be infinite."""
 
 
 def linear_betas(first: float = 1e-4, last: float = 0.02) -> Tensor:
@@ -56,11 +57,25 @@ def sigmas_of(betas: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Discrete(Preconditioning):
-    """A network of DDPM's kind: it is told the index of the step, and predicts the noise, v or the data."""
+    """A network of DDPM's kind: it is told the index of the step, and predicts the noise, v or the data.
+
+    Raises SettingsError where it is to predict the noise of a step that has nothing else.
+    """
 
     sigmas: Tensor
-    """Noise level of each step, rising and finite."""
+    """Noise level of each step, rising; the last is infinite with zero terminal SNR."""
     prediction: Prediction = "epsilon"
+
+    def __post_init__(self) -> None:
+        if self.sigmas[-1].isinf() and not self.from_infinity:
+            raise SettingsError(
+                "prediction is 'epsilon' on a schedule with zero terminal SNR, expected 'v' or 'sample': at its last "
+                "step the input is the noise, and to predict it says nothing of the data"
+            )
+
+    @property
+    def from_infinity(self) -> bool:
+        return self.prediction != "epsilon"
 
     def c_skip(self, sigma: Tensor) -> Tensor:
         if self.prediction == "epsilon":
@@ -70,10 +85,10 @@ class Discrete(Preconditioning):
     def c_out(self, sigma: Tensor) -> Tensor:
         if self.prediction == "epsilon":
             return -sigma
-        return torch.ones_like(sigma) if self.prediction == "sample" else -sigma / (1 + sigma**2).sqrt()
+        return torch.ones_like(sigma) if self.prediction == "sample" else -_noise_share(sigma)
 
     def c_in(self, sigma: Tensor) -> Tensor:
-        return 1 / (1 + sigma**2).sqrt()
+        return torch.where(sigma.isinf(), 1.0, 1 / (1 + sigma**2).sqrt())
 
     def c_noise(self, sigma: Tensor) -> Tensor:
         """Index of the step, between two steps by the logarithm of sigma, at the ends the first and the last."""
@@ -81,12 +96,12 @@ class Discrete(Preconditioning):
         wanted = sigma.to(levels.dtype).log()
         high = torch.searchsorted(levels, wanted).clamp(1, len(levels) - 1)
         share = (wanted - levels[high - 1]) / (levels[high] - levels[high - 1])
-        return (high - 1 + share.clamp(0, 1)).to(sigma.dtype)
+        return (high - 1 + torch.where(sigma.isinf(), 1.0, share.clamp(0, 1))).to(sigma.dtype)
 
     def target(self, x0: Tensor, noise: Tensor, sigma_B: Tensor) -> Tensor:
         sigma = per_clip(sigma_B, x0)
         if self.prediction == "v":
-            return (noise - sigma * x0) / (1 + sigma**2).sqrt()
+            return noise / (1 + sigma**2).sqrt() - _noise_share(sigma) * x0
         return noise if self.prediction == "epsilon" else x0
 
     def respaced(self, *num_steps: int) -> Tensor:
@@ -98,6 +113,11 @@ class Discrete(Preconditioning):
         parts = torch.arange(len(self.sigmas)).tensor_split(len(num_steps))
         steps = [_spread(part, wanted) for part, wanted in zip(parts, num_steps, strict=True)]
         return torch.cat([self.sigmas[torch.cat(steps).flip(0)], self.sigmas.new_zeros(1)])
+
+
+def _noise_share(sigma: Tensor) -> Tensor:
+    """sigma / sqrt(1 + sigma²): how much of the noise is in what a network of DDPM's kind sees; 1 at infinity."""
+    return 1 / (1 + sigma**-2).sqrt()
 
 
 def _spread(part: Tensor, wanted: int) -> Tensor:
@@ -128,17 +148,19 @@ class Flow(Preconditioning):
     Its logit-normal times, shifted, are `log_normal_sigmas` with a mean of ln(shift) and a deviation of 1.
     """
 
+    from_infinity = True
+
     def c_skip(self, sigma: Tensor) -> Tensor:
-        return 1 / (1 + sigma)
+        return self.c_in(sigma)
 
     def c_out(self, sigma: Tensor) -> Tensor:
-        return sigma / (1 + sigma)
+        return 1 / (1 + 1 / sigma)
 
     def c_in(self, sigma: Tensor) -> Tensor:
-        return 1 / (1 + sigma)
+        return torch.where(sigma.isinf(), 1.0, 1 / (1 + sigma))
 
     def c_noise(self, sigma: Tensor) -> Tensor:
-        return NUM_STEPS * sigma / (1 + sigma)
+        return NUM_STEPS * self.c_out(sigma)
 
     def target(self, x0: Tensor, noise: Tensor, sigma_B: Tensor) -> Tensor:
         return x0 - noise
@@ -156,6 +178,9 @@ def shifted(time: Tensor, shift: float) -> Tensor:
 
 
 def flow_sigmas(num_steps: int, shift: float = 1.0) -> Tensor:
-    """Falling noise levels of evenly spaced, then shifted, times with a closing 0: (num_steps + 1,), float64."""
-    time = shifted(torch.linspace(1, 0, num_steps + 1, dtype=torch.float64), shift).clamp(max=_LAST_TIME)
+    """Falling noise levels of evenly spaced, then shifted, times: (num_steps + 1,), float64.
+
+    They begin at time 1, where the level is infinite, and close with 0.
+    """
+    time = shifted(torch.linspace(1, 0, num_steps + 1, dtype=torch.float64), shift)
     return time / (1 - time)

@@ -3,13 +3,15 @@
 They know nothing of networks: a denoiser is any function of (x, sigma) with one sigma for the whole batch, and x is data
 plus sigma times noise. In these coordinates many names are one thing: DDIM is Euler, and its eta = 1 and DDPM's
 posterior step are the ancestral Euler (Song et al. 2021, eq. 16; Karras et al. 2022, section 3).
+
+The first level may be infinite: there x is the noise itself, and the first step is Euler's, the only one that has a limit.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from math import exp, expm1, log, sqrt
+from math import exp, expm1, inf, log, sqrt
 
 import torch
 from torch import Tensor
@@ -32,14 +34,17 @@ def noise_of(generators: list[torch.Generator]) -> Noise:
 def initial_latents(
     shape: tuple[int, ...], sigma_max: float, generators: list[torch.Generator], sigma_data: float = 1.0
 ) -> Tensor:
-    """N(0, sigma_data² + sigma_max²) latents, shape (len(generators), ...), sample i from generator i."""
-    return noise_of(generators)(torch.empty(shape)) * (sigma_data**2 + sigma_max**2) ** 0.5
+    """N(0, sigma_data² + sigma_max²) latents, shape (len(generators), ...), sample i from generator i; N(0, 1) at an
+    infinite level.
+    """
+    first = noise_of(generators)(torch.empty(shape))
+    return first if sigma_max == inf else first * (sigma_data**2 + sigma_max**2) ** 0.5
 
 
 def euler(denoise: Denoiser, x: Tensor, sigmas: Tensor) -> Tensor:
     """First order. `sigmas` falls and ends at 0; x has noise level sigmas[0]."""
     for sigma, following in level_pairs(sigmas):
-        x = _towards(denoise(x, sigma), x, following / sigma)
+        x = _towards(denoise(x, sigma), x, sigma, following)
     return x
 
 
@@ -47,8 +52,8 @@ def heun(denoise: Denoiser, x: Tensor, sigmas: Tensor) -> Tensor:
     """Second order (EDM algorithm 1 without churn): two evaluations a step, one in the last, which ends at 0."""
     for sigma, following in level_pairs(sigmas):
         clean = denoise(x, sigma)
-        ahead = _towards(clean, x, following / sigma)
-        if following > 0:
+        ahead = _towards(clean, x, sigma, following)
+        if following > 0 and sigma < inf:
             slope = ((x - clean) / sigma + (ahead - denoise(ahead, following)) / following) / 2
             ahead = x + (following - sigma) * slope
         x = ahead
@@ -59,7 +64,7 @@ def euler_ancestral(denoise: Denoiser, x: Tensor, sigmas: Tensor, noise: Noise) 
     """Each step goes further down than asked for and adds noise back up to it."""
     for sigma, following in level_pairs(sigmas):
         up = following * sqrt(1 - (following / sigma) ** 2)
-        x = _towards(denoise(x, sigma), x, sqrt(following**2 - up**2) / sigma)
+        x = _towards(denoise(x, sigma), x, sigma, sqrt(following**2 - up**2))
         if following > 0:
             x = x + up * noise(x)
     return x
@@ -74,7 +79,7 @@ def dpm_solver_2m(denoise: Denoiser, x: Tensor, sigmas: Tensor) -> Tensor:
             return clean
         length = log(sigma / following)
         guess = clean if before is None else clean + (clean - before) * length / (2 * length_before)
-        x = _towards(guess, x, following / sigma)
+        x = _towards(guess, x, sigma, following)
         before, length_before = clean, length
     return x
 
@@ -85,9 +90,11 @@ def dpm_solver_2s(denoise: Denoiser, x: Tensor, sigmas: Tensor) -> Tensor:
         clean = denoise(x, sigma)
         if following == 0:
             return clean
-        half = log(sigma / following) / 2
-        middle = exp(-half) * x - expm1(-half) * clean
-        x = _towards(denoise(middle, sigma * exp(-half)), x, following / sigma)
+        if sigma < inf:
+            half = log(sigma / following) / 2
+            middle = exp(-half) * x - expm1(-half) * clean
+            clean = denoise(middle, sigma * exp(-half))
+        x = _towards(clean, x, sigma, following)
     return x
 
 
@@ -97,9 +104,9 @@ def level_pairs(sigmas: Tensor) -> list[tuple[float, float]]:
     return list(itertools.pairwise(levels))
 
 
-def _towards(clean: Tensor, x: Tensor, share: float) -> Tensor:
-    """What is left of x when its noise is brought to `share` of what it was; exact for any size of the noise."""
-    return clean + share * (x - clean)
+def _towards(clean: Tensor, x: Tensor, sigma: float, following: float) -> Tensor:
+    """x with its noise brought from one level to another; exact for any size of the noise."""
+    return clean + (following * x if sigma == inf else following / sigma * (x - clean))
 
 
 def _without_noise(sampler: Callable[[Denoiser, Tensor, Tensor], Tensor]) -> Sampler:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
 
 from models.edm import karras_sigmas
 from models.given_frames import Given, continued, holding, release_of, repeated, telling
+from models.noise import flow_sigmas
 from models.samplers import SAMPLERS, euler, heun, initial_latents, noise_of
 
 NUM_FRAMES, HIGHEST, NEAR = 9, 80.0, 0.8
@@ -117,6 +120,25 @@ def test_a_repeated_step_begins_at_its_level() -> None:
     repeated(SAMPLERS["euler_ancestral"], 3)(denoise, first(), SIGMAS, noise)
     assert len(seen) == 3 * 39 + 1
     assert all(std == pytest.approx(sigma, rel=0.03) for std, sigma in seen)
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_walks_from_nothing_but_noise_lean_on_given_frames_too(times: int) -> None:
+    """From an infinite level, where frames that are held are noise as all are."""
+    given, values = given_at([0, 8])
+    mean, _ = conditional([0, 8], values)
+
+    def denoise(x: Tensor, sigma: float, given_BT: Tensor) -> Tensor:
+        if sigma < math.inf:
+            return told_denoiser(x, sigma, given_BT)
+        return told_denoiser(torch.where(given_BT[:, None, :, None, None], x, 1e9 * x), 1e9, given_BT)
+
+    start = given.start(first() / (1 + HIGHEST**2) ** 0.5, math.inf)
+    assert start.std().item() == pytest.approx(1, rel=0.02)
+    walk, noise = repeated(SAMPLERS["euler"], times), noise_of([torch.Generator().manual_seed(1)])
+    made = walk(telling(denoise, given), start, flow_sigmas(40), noise)
+    torch.testing.assert_close(made[:, :, [0, 8]], given.latents_BCTHW[:, :, [0, 8]])
+    assert (made[0, 0, 1:8].flatten(1).mean(1) - mean).abs().max() < 0.06
 
 
 @pytest.mark.parametrize("ratio", [0.25, 0.6])

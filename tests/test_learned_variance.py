@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import erf, exp, log, pi, sqrt
+from math import erf, exp, inf, log, pi, sqrt
 
 import pytest
 import torch
@@ -20,8 +20,8 @@ from models.learned_variance import (
     variance_bounds,
     without_variance,
 )
-from models.noise import Discrete, linear_betas, sigmas_of
-from models.samplers import SAMPLERS, noise_of
+from models.noise import Discrete, linear_betas, sigmas_of, zero_terminal_snr
+from models.samplers import SAMPLERS, initial_latents, noise_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
@@ -101,6 +101,30 @@ def test_few_steps_with_the_right_variances_sample_the_data_exactly(num_steps: i
     assert learned.std().item() == pytest.approx(STD, rel=0.01)
     fixed = SAMPLERS["ddpm"](lambda x, s: ideal(sigmas)(x, s)[0], x, sigmas, noise_of(generators))
     assert fixed.std().item() < 0.97 * STD
+
+
+def test_learned_variances_are_walked_and_trained_from_nothing_but_noise() -> None:
+    preconditioning = Discrete(sigmas_of(zero_terminal_snr(linear_betas())), "v")
+    sigmas = preconditioning.respaced(10)
+    generators = [torch.Generator().manual_seed(i) for i in range(2)]
+    x = initial_latents((2, 40_000), sigmas[0].item(), generators).double()
+
+    def denoise(x: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
+        if sigma < inf:
+            return ideal(sigmas)(x, sigma)
+        small, large = variance_bounds(torch.tensor(sigma), sigmas[1])
+        share = 2 * ((small + STD**2).log() - small.log()) / (large.log() - small.log()) - 1
+        return torch.zeros_like(x), share.expand_as(x)
+
+    end = ancestral(denoise, x, sigmas, noise_of(generators))
+    assert end.std().item() == pytest.approx(STD, rel=0.01)
+    x0, noise = torch.randn(2, 3, 4, 2, 5, 5)
+    said = torch.randn(3, 8, 2, 5, 5).requires_grad_()
+    step_B = torch.tensor([0, 998, 999])
+    losses = hybrid_losses(preconditioning, lambda *_: said, x0, noise, step_B, NOTHING)
+    losses.sum().backward()
+    assert losses.isfinite().all() and said.grad.isfinite().all()
+    torch.testing.assert_close(said.grad[2, :4], 2 * (said[2, :4] + x0[2]).detach() / x0[0].numel())
 
 
 def test_the_bound_of_an_ideal_network_is_the_datas_own_entropy() -> None:

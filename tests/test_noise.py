@@ -20,7 +20,8 @@ from diffusers import (
 from torch import Tensor
 
 from models.conditioning import Conditioning
-from models.edm import EDM, SVD, Preconditioning, clip_losses, karras_sigmas, per_clip
+from models.edm import EDM, SVD, Network, Preconditioning, clip_losses, karras_sigmas, per_clip
+from models.guidance import guided_denoiser
 from models.noise import (
     Discrete,
     Flow,
@@ -35,7 +36,8 @@ from models.noise import (
     sigmas_of,
     zero_terminal_snr,
 )
-from models.samplers import SAMPLERS, noise_of
+from models.samplers import SAMPLERS, initial_latents, noise_of
+from warehouse.errors import InputError, SettingsError
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 """diffusers' schedulers hand tensors to numpy in an old way."""
@@ -106,6 +108,88 @@ def test_the_network_is_told_the_step_and_what_lies_between_two() -> None:
     assert told.tolist() == pytest.approx([0, 500, 999, 999])
     between = Discrete(SIGMAS).c_noise((SIGMAS[10] * SIGMAS[11]).sqrt()[None])
     assert between.item() == pytest.approx(10.5)
+
+
+MEAN, STD = 1.5, 0.7
+TERMINAL = sigmas_of(zero_terminal_snr(scaled_linear_betas()))
+"""Levels of which the last is infinite."""
+
+
+def ideal(preconditioning: Preconditioning) -> Network:
+    """What an ideal network says of normal data, from what it sees and is told alone."""
+    flow = isinstance(preconditioning, Flow)
+
+    def say(seen: Tensor, told_B: Tensor, _: Conditioning) -> Tensor:
+        angle_B = (TERMINAL[told_B.round().long().clamp(max=999)]).atan()
+        data, noise = (1 - told_B / 1000, told_B / 1000) if flow else (angle_B.cos(), angle_B.sin())
+        data, noise = per_clip(data, seen), per_clip(noise, seen)
+        x0 = MEAN + STD**2 * data * (seen - data * MEAN) / ((STD * data) ** 2 + noise**2)
+        n = (seen - data * x0) / noise
+        if flow:
+            return x0 - n
+        return x0 if preconditioning.prediction == "sample" else data * n - noise * x0
+
+    return say
+
+
+FROM_INFINITY = {"flow": Flow(), "v": Discrete(TERMINAL, "v"), "sample": Discrete(TERMINAL, "sample")}
+
+
+@pytest.mark.parametrize("name", FROM_INFINITY)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_where_nothing_is_left_of_the_data_the_network_still_learns(name: str, dtype: torch.dtype) -> None:
+    preconditioning = FROM_INFINITY[name]
+    x0, noise = torch.randn(2, 3, 4, 2, 5, 5, dtype=dtype)
+    sigma_B = torch.tensor([TERMINAL[998], math.inf, 2.0], dtype=dtype)
+    assert preconditioning.c_noise(sigma_B)[1].item() == {"flow": 1000}.get(name, 999)
+    target = preconditioning.target(x0, noise, sigma_B)
+    seen = []
+
+    def perfect(x: Tensor, *_: object) -> Tensor:
+        seen.append(x)
+        return target
+
+    assert clip_losses(preconditioning, perfect, x0, noise, sigma_B, NOTHING).tolist() == [0, 0, 0]
+    assert torch.equal(seen[0][1], noise[1])
+    clean = preconditioning.denoise(perfect, noise[1:2], sigma_B[1:2], NOTHING)
+    assert torch.allclose(clean[1], x0[1], atol=1e-5)
+    loss = clip_losses(preconditioning, network, x0, noise, sigma_B, NOTHING)
+    assert loss.isfinite().all() and loss.min() > 0.1
+    near = preconditioning.target(x0, noise, torch.full((3,), 1e6, dtype=dtype))
+    assert torch.allclose(target[1], near[1], atol=1e-5), "the limit"
+
+
+@pytest.mark.parametrize("name", FROM_INFINITY)
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_normal_data_are_sampled_from_nothing_but_noise(name: str, sampler: str) -> None:
+    preconditioning = FROM_INFINITY[name]
+    sigmas = flow_sigmas(200) if name == "flow" else preconditioning.respaced(200)
+    assert sigmas[0].isinf()
+    generators = [torch.Generator().manual_seed(i) for i in range(3)]
+    first = initial_latents((3, 1, 1, 100, 100), math.inf, generators).double()
+    assert first.std().item() == pytest.approx(1, rel=0.02)
+
+    def denoise(x: Tensor, sigma: float) -> Tensor:
+        sigma_B = torch.full((3,), sigma, dtype=torch.float64)
+        return preconditioning.denoise(ideal(preconditioning), x, sigma_B, NOTHING)
+
+    end = SAMPLERS[sampler](denoise, first, sigmas, noise_of(generators))
+    assert end.mean().item() == pytest.approx(MEAN, abs=0.02)
+    assert end.std().item() == pytest.approx(STD, rel=0.03)
+    if sampler in ("heun", "dpm_solver_2m", "dpm_solver_2s"):
+        assert (end - MEAN - STD * first).abs().max() < 0.02 * STD
+
+
+def test_noise_that_holds_no_data_cannot_be_what_is_predicted() -> None:
+    with pytest.raises(SettingsError, match=r"'epsilon' .* zero terminal SNR, expected 'v' or 'sample'"):
+        Discrete(TERMINAL, "epsilon")
+    x = torch.randn(3, 1, 1, 2, 2)
+    for preconditioning in (SVD, Discrete(SIGMAS)):
+        denoise = guided_denoiser(preconditioning, network, [NOTHING], [])
+        assert denoise(x, 14.0).isfinite().all()
+        with pytest.raises(InputError, match="noise level is inf, expected a finite number above 0"):
+            denoise(x, math.inf)
+    assert guided_denoiser(Flow(), network, [NOTHING], [])(x, math.inf).isfinite().all()
 
 
 Step = Callable[[Any, Tensor, Tensor, int], Tensor]
@@ -246,8 +330,7 @@ def test_flow_is_the_euler_of_its_own_time(shift: float) -> None:
         x_before = x
         x = x + (now - following) * network(x_before, (1000 * now).expand(3), NOTHING)
     sigmas = flow_sigmas(30, shift)
-    first = first_latents(1.0) * (1 + sigmas[0])
-    assert (ours("euler", Flow(), first, sigmas) - x).abs().max() < 1e-4
+    assert (ours("euler", Flow(), first_latents(1.0), sigmas) - x).abs().max() < 1e-12 * x.std()
 
 
 def test_flow_shift_grows_with_size_and_length() -> None:
