@@ -35,8 +35,19 @@ def per_clip(value_B: Tensor, like: Tensor) -> Tensor:
     return value_B.reshape(-1, *[1] * (like.ndim - 1))
 
 
+def at_least_float32(value: Tensor) -> Tensor:
+    """Half precision is for latents, not for noise levels: it takes sigma = 2 of a flow for step 668 instead of 666.7."""
+    return value.to(torch.promote_types(value.dtype, torch.float32))
+
+
+def same_level(x: Tensor, num: int, sigma: float) -> Tensor:
+    """One noise level for `num` clips (num,): where x is, and at least in float32 whatever x is in."""
+    return at_least_float32(x.new_empty(num)).fill_(sigma)
+
+
 def noisy(x0: Tensor, noise: Tensor, sigma_B: Tensor) -> Tensor:
     """Data plus sigma times noise, in the data's dtype; at an infinite level, where no data is left, the noise itself."""
+    sigma_B = at_least_float32(sigma_B)
     finite_B = sigma_B.isfinite()
     sigma = per_clip(sigma_B.masked_fill(~finite_B, 0.0), x0)
     return torch.where(per_clip(finite_B, x0), x0 + sigma * noise, noise).to(x0.dtype)
@@ -79,15 +90,18 @@ class Preconditioning(ABC):
         """F for a noisy x of noise level sigma_B, one for each clip.
 
         Where frames are given, x is clean in them, they come in at the scale of data without noise, and the network
-        is told a level for each frame, (B, T), theirs being `given_sigma`.
+        is told a level for each frame, (B, T), theirs being `given_sigma`. The input keeps x's dtype, the level is at
+        least float32.
         """
+        sigma_B = at_least_float32(sigma_B)
         if conditioning.given_BT is None:
-            return network(per_clip(self.c_in(sigma_B), x) * x, self.c_noise(sigma_B), conditioning)
+            seen = (per_clip(self.c_in(sigma_B), x) * x).to(x.dtype)
+            return network(seen, self.c_noise(sigma_B), conditioning)
         given_BT = conditioning.given_BT
         level_BT = sigma_B[:, None].expand(given_BT.shape)
         scale_BT = self.c_in(level_BT.masked_fill(given_BT, 0.0))
         told_BT = self.c_noise(level_BT.masked_fill(given_BT, self.given_sigma))
-        return network(per_frame(scale_BT) * x, told_BT, conditioning)
+        return network((per_frame(scale_BT) * x).to(x.dtype), told_BT, conditioning)
 
     def denoise(self, network: Network, x: Tensor, sigma_B: Tensor, conditioning: Conditioning) -> Tensor:
         """D: the estimate of the clean latents, same shape and dtype as x."""
@@ -97,8 +111,10 @@ class Preconditioning(ABC):
     def compose(
         self, x: Tensor, sigma_B: Tensor, prediction: Tensor, given_BT: Tensor | None = None
     ) -> Tensor:
-        """D from what the network says; frames that are given stay as they are."""
+        """D from what the network says, in x's dtype; frames that are given stay as they are."""
+        sigma_B = at_least_float32(sigma_B)
         denoised = per_clip(self.c_skip(sigma_B), x) * x + per_clip(self.c_out(sigma_B), x) * prediction
+        denoised = denoised.to(x.dtype)
         return denoised if given_BT is None else torch.where(per_frame(given_BT), x, denoised)
 
 
@@ -116,20 +132,21 @@ class Karras(Preconditioning):
     sign: int
 
     def c_skip(self, sigma: Tensor) -> Tensor:
-        return self.sigma_data**2 / (sigma**2 + self.sigma_data**2)
+        return (self.sigma_data * self.c_in(sigma)) ** 2
 
     def c_out(self, sigma: Tensor) -> Tensor:
-        return self.sign * sigma * self.sigma_data / (sigma**2 + self.sigma_data**2).sqrt()
+        return self.sign * self.sigma_data * sigma * self.c_in(sigma)
 
     def c_in(self, sigma: Tensor) -> Tensor:
-        return 1 / (sigma**2 + self.sigma_data**2).sqrt()
+        """1 / sqrt(sigma² + sigma_data²), without a square that half precision cannot hold."""
+        return 1 / torch.hypot(sigma, torch.full_like(sigma, self.sigma_data))
 
     def c_noise(self, sigma: Tensor) -> Tensor:
         return 0.25 * sigma.log()
 
     def target(self, x0: Tensor, noise: Tensor, sigma_B: Tensor) -> Tensor:
-        sigma = per_clip(sigma_B, x0)
-        scale = self.sign / (self.sigma_data * (sigma**2 + self.sigma_data**2).sqrt())
+        sigma = per_clip(at_least_float32(sigma_B), x0)
+        scale = self.sign / self.sigma_data * self.c_in(sigma)
         return scale * (sigma * x0 - self.sigma_data**2 * noise)
 
 

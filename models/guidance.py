@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from models.conditioning import Conditioning, stack, without_frames, without_text
-from models.edm import Network, Preconditioning
+from models.edm import Network, Preconditioning, same_level
 from models.inputs import check_level
 from models.learned_variance import VarianceDenoiser
 
@@ -108,7 +108,7 @@ def guided_denoiser(
     predict = _guided_prediction(preconditioning, network, sides, weights)
 
     def denoise(x_BCTHW: Tensor, sigma: float, given_BT: Tensor | None = None) -> Tensor:
-        sigma_B = x_BCTHW.new_full((len(x_BCTHW),), sigma)
+        sigma_B = same_level(x_BCTHW, len(x_BCTHW), sigma)
         prediction = predict(x_BCTHW, sigma, given_BT)
         return preconditioning.compose(x_BCTHW, sigma_B, prediction, given_BT)
 
@@ -125,7 +125,7 @@ def guided_with_variance(
     predict = _guided_prediction(preconditioning, network, sides, weights, with_variance=True)
 
     def denoise(x_BCTHW: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
-        sigma_B = x_BCTHW.new_full((len(x_BCTHW),), sigma)
+        sigma_B = same_level(x_BCTHW, len(x_BCTHW), sigma)
         prediction, share = predict(x_BCTHW, sigma, None).chunk(2, dim=1)
         return preconditioning.compose(x_BCTHW, sigma_B, prediction), share
 
@@ -152,7 +152,7 @@ def _guided_prediction(
         told, count = (sides[-1], 1) if idle else (together, len(sides))
         if given_BT is not None:
             told = replace(told, given_BT=given_BT.repeat(count, 1))
-        sigma_B = x.new_full((count * len(x),), sigma)
+        sigma_B = same_level(x, count * len(x), sigma)
         said = preconditioning.predict(network, x.repeat(count, 1, 1, 1, 1), sigma_B, told).chunk(count)
         mixed = said[0]
         for before, after, value in zip(said, said[1:], values if count > 1 else [], strict=False):

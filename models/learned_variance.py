@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from models.conditioning import Conditioning
-from models.edm import Network, noisy, per_clip
+from models.edm import Network, at_least_float32, noisy, per_clip
 from models.noise import Discrete
 from models.samplers import Noise, level_pairs
 
@@ -111,10 +111,11 @@ def hybrid_losses(
     in it.
     """
     sigmas = preconditioning.sigmas.to(x0.device)
-    sigma_B = sigmas[step_B].to(x0)
+    sigma_B = sigmas[step_B].to(at_least_float32(x0))
     x = noisy(x0, noise, sigma_B)
     prediction, share = preconditioning.predict(network, x, sigma_B, conditioning).float().chunk(2, dim=1)
     error = prediction - preconditioning.target(x0, noise, sigma_B).float()
+    x0, x = at_least_float32(x0), at_least_float32(x)
     clean = preconditioning.compose(x, sigma_B, prediction.detach())
     bound = bound_bits(sigmas, step_B, x0, x, clean, share)
     return error.square().flatten(1).mean(1) + bound_weight * len(sigmas) * bound.float()

@@ -17,7 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from models.edm import Preconditioning, per_clip
+from models.edm import Preconditioning, at_least_float32, per_clip
 from warehouse.errors import SettingsError
 
 Prediction = Literal["epsilon", "v", "sample"]
@@ -80,7 +80,7 @@ class Discrete(Preconditioning):
     def c_skip(self, sigma: Tensor) -> Tensor:
         if self.prediction == "epsilon":
             return torch.ones_like(sigma)
-        return torch.zeros_like(sigma) if self.prediction == "sample" else 1 / (1 + sigma**2)
+        return torch.zeros_like(sigma) if self.prediction == "sample" else _data_share(sigma) ** 2
 
     def c_out(self, sigma: Tensor) -> Tensor:
         if self.prediction == "epsilon":
@@ -88,7 +88,7 @@ class Discrete(Preconditioning):
         return torch.ones_like(sigma) if self.prediction == "sample" else -_noise_share(sigma)
 
     def c_in(self, sigma: Tensor) -> Tensor:
-        return torch.where(sigma.isinf(), 1.0, 1 / (1 + sigma**2).sqrt())
+        return torch.where(sigma.isinf(), 1.0, _data_share(sigma))
 
     def c_noise(self, sigma: Tensor) -> Tensor:
         """Index of the step, between two steps by the logarithm of sigma, at the ends the first and the last."""
@@ -99,9 +99,9 @@ class Discrete(Preconditioning):
         return (high - 1 + torch.where(sigma.isinf(), 1.0, share.clamp(0, 1))).to(sigma.dtype)
 
     def target(self, x0: Tensor, noise: Tensor, sigma_B: Tensor) -> Tensor:
-        sigma = per_clip(sigma_B, x0)
+        sigma = per_clip(at_least_float32(sigma_B), x0)
         if self.prediction == "v":
-            return noise / (1 + sigma**2).sqrt() - _noise_share(sigma) * x0
+            return _data_share(sigma) * noise - _noise_share(sigma) * x0
         return noise if self.prediction == "epsilon" else x0
 
     def respaced(self, *num_steps: int) -> Tensor:
@@ -115,9 +115,14 @@ class Discrete(Preconditioning):
         return torch.cat([self.sigmas[torch.cat(steps).flip(0)], self.sigmas.new_zeros(1)])
 
 
+def _data_share(sigma: Tensor) -> Tensor:
+    """1 / sqrt(1 + sigma²): how much of the data is in what a network of DDPM's kind sees; 0 at infinity."""
+    return 1 / torch.hypot(sigma, torch.ones_like(sigma))
+
+
 def _noise_share(sigma: Tensor) -> Tensor:
-    """sigma / sqrt(1 + sigma²): how much of the noise is in what a network of DDPM's kind sees; 1 at infinity."""
-    return 1 / (1 + sigma**-2).sqrt()
+    """sigma / sqrt(1 + sigma²): how much of the noise is in it; 1 at infinity."""
+    return _data_share(1 / sigma)
 
 
 def _spread(part: Tensor, wanted: int) -> Tensor:

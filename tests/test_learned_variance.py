@@ -168,6 +168,23 @@ def test_the_bound_is_lowest_at_the_true_variance() -> None:
         assert cost[1] < min(cost[0], cost[2])
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_steps_are_told_exactly_in_half_precision(dtype: torch.dtype) -> None:
+    told = []
+
+    def half(x: Tensor, c_noise_B: Tensor, conditioning: Conditioning) -> Tensor:
+        told.append(c_noise_B)
+        assert x.dtype == dtype
+        return network(x.float(), c_noise_B, conditioning).to(dtype)
+
+    x0, noise = torch.randn(2, 3, 4, 2, 5, 5).to(dtype)
+    step_B = torch.tensor([1, 563, 998])
+    losses = hybrid_losses(Discrete(SIGMAS), half, x0, noise, step_B, NOTHING)
+    exact = hybrid_losses(Discrete(SIGMAS), network, x0.double(), noise.double(), step_B, NOTHING)
+    assert told[0].tolist() == pytest.approx([1, 563, 998], abs=1e-2)
+    torch.testing.assert_close(losses, exact, rtol=0.05, atol=0)
+
+
 def test_the_last_step_costs_the_mass_of_its_bin() -> None:
     x0, clean = torch.tensor([[0.31]], dtype=torch.float64), torch.tensor([[0.305]], dtype=torch.float64)
     share = torch.tensor([[0.2]], dtype=torch.float64)

@@ -192,6 +192,55 @@ def test_noise_that_holds_no_data_cannot_be_what_is_predicted() -> None:
     assert guided_denoiser(Flow(), network, [NOTHING], [])(x, math.inf).isfinite().all()
 
 
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_latents_in_half_precision_leave_the_levels_as_they_are(name: str, dtype: torch.dtype) -> None:
+    preconditioning, highest = ALL[name], {"edm": 80.0, "svd": 700.0}.get(name, 14.0)
+    noise = torch.randn(3, 4, 2, 5, 5).to(dtype)
+    for sigma in (highest, 2.0, 1.0 / 3):
+        seen = []
+
+        def half(x: Tensor, told_B: Tensor, told: Conditioning, seen: list = seen) -> Tensor:
+            seen.append((x, told_B))
+            return network(x.double(), told_B, told).to(dtype)
+
+        exact_B, x = torch.full((3,), sigma, dtype=torch.float64), sigma * noise
+        found = guided_denoiser(preconditioning, half, [NOTHING], [])(x, sigma)
+        told = preconditioning.c_noise(exact_B)
+        assert torch.allclose(seen[0][1].double(), told, rtol=1e-5, atol=1e-5)
+        assert (seen[0][0].dtype, found.dtype) == (dtype, dtype)
+        scaled = preconditioning.c_in(exact_B)[0] * x.double()
+        assert torch.allclose(seen[0][0].double(), scaled, rtol=1e-2, atol=1e-3)
+        expected = preconditioning.denoise(network, x.double(), exact_B, NOTHING)
+        assert (found.double() - expected).abs().max() < 0.02 * expected.abs().max()
+        loss = clip_losses(preconditioning, half, noise, noise, exact_B.to(dtype), NOTHING)
+        exact = clip_losses(preconditioning, network, noise.double(), noise.double(), exact_B, NOTHING)
+        assert torch.allclose(loss, exact.float(), rtol=0.05)
+
+
+def test_the_scalings_hold_in_float16_where_squares_do_not() -> None:
+    sigma = torch.tensor([700.0], dtype=torch.float16)
+    for scaling in ("c_in", "c_skip", "c_out"):
+        found, exact = getattr(SVD, scaling)(sigma).item(), getattr(SVD, scaling)(sigma.double()).item()
+        assert found == pytest.approx(exact, rel=0.02), scaling
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["flow", "v"])
+def test_normal_data_are_sampled_in_half_precision(name: str, dtype: torch.dtype) -> None:
+    preconditioning = FROM_INFINITY[name]
+    sigmas = flow_sigmas(100) if name == "flow" else preconditioning.respaced(100)
+    first = noise_of([torch.Generator().manual_seed(i) for i in range(3)])(torch.empty(3, 1, 1, 100, 100))
+
+    def half(x: Tensor, told_B: Tensor, told: Conditioning) -> Tensor:
+        return ideal(preconditioning)(x.double(), told_B, told).to(dtype)
+
+    denoise = guided_denoiser(preconditioning, half, [NOTHING], [])
+    end = SAMPLERS["heun"](denoise, first.to(dtype), sigmas, noise_of([])).double()
+    assert end.mean().item() == pytest.approx(MEAN, abs=0.02)
+    assert end.std().item() == pytest.approx(STD, rel=0.05)
+
+
 Step = Callable[[Any, Tensor, Tensor, int], Tensor]
 
 
