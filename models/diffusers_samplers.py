@@ -1,23 +1,44 @@
-"""Schedulers of diffusers as samplers over the levels that ours walk.
+"""Samplers by name: ours, and schedulers of diffusers over the levels that ours walk (`models.diffusers_walks`).
 
-A scheduler is built anew for each walk, on a training schedule that consists of the very levels that are asked for,
-so that it visits them and no others. It sees a network that predicts the noise.
+Listed are the classes that sample normal data as the closed form has it over Karras's levels, the steps of a schedule
+(with zero terminal SNR too) and the times of a flow. All others are refused, those that one might look for with the
+reason. A walk from an infinite level begins with Euler's step, as with ours; a class for flows does that itself.
 """
 
 from __future__ import annotations
 
-import inspect
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from math import inf
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from models.samplers import SAMPLERS, Denoiser, Noise, Sampler
+from models.diffusers_walks import Flows, Preconditioned, Steps, Walk, tensors_as_arrays, walked
+from models.learned_variance import ancestral
+from models.samplers import SAMPLERS, Denoiser, Noise, Sampler, euler
 from warehouse.errors import SettingsError
 
+WALKS: dict[str, type[Walk]] = {
+    "CogVideoXDDIMScheduler": Steps,
+    "CogVideoXDPMScheduler": Steps,
+    "DDIMScheduler": Steps,
+    "DDPMScheduler": Steps,
+    "DEISMultistepScheduler": Steps,
+    "DPMSolverMultistepScheduler": Steps,
+    "DPMSolverSinglestepScheduler": Steps,
+    "EDMDPMSolverMultistepScheduler": Preconditioned,
+    "EDMEulerScheduler": Preconditioned,
+    "EulerAncestralDiscreteScheduler": Steps,
+    "EulerDiscreteScheduler": Steps,
+    "FlowMatchEulerDiscreteScheduler": Flows,
+    "FlowMatchHeunDiscreteScheduler": Flows,
+    "HeunDiscreteScheduler": Steps,
+    "KDPM2AncestralDiscreteScheduler": Steps,
+    "KDPM2DiscreteScheduler": Steps,
+    "LMSDiscreteScheduler": Steps,
+    "PNDMScheduler": Steps,
+    "UniPCMultistepScheduler": Steps,
+}
+"""Classes of diffusers that can be used, and how each walks."""
 SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
     "pndm": ("PNDMScheduler", {}),
     "lms": ("LMSDiscreteScheduler", {}),
@@ -27,95 +48,74 @@ SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
     "dpm_solver_sde": ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
     "kdpm2": ("KDPM2DiscreteScheduler", {}),
     "kdpm2_ancestral": ("KDPM2AncestralDiscreteScheduler", {}),
+    "cogvideox_dpm": ("CogVideoXDPMScheduler", {}),
+    "flow_match_heun": ("FlowMatchHeunDiscreteScheduler", {}),
 }
-"""Samplers that are diffusers': the class and its settings."""
-_SETTINGS = {
-    "prediction_type": "epsilon",
-    "timestep_spacing": "trailing",
-    "final_sigmas_type": "zero",
-    "clip_sample": False,
-    "set_alpha_to_one": True,
-    "skip_prk_steps": True,
+"""Short names of samplers that are diffusers' alone: the class and its settings. The others go by the class's name."""
+_CONSISTENCY = (
+    "it is for networks that were distilled to say the data in a few steps; of others it loses the spread"
+)
+REFUSED: dict[str, str] = {
+    "CMStochasticIterativeScheduler": _CONSISTENCY,
+    "CosineDPMSolverMultistepScheduler": "it needs torchsde, which is not installed with us",
+    "DDIMInverseScheduler": "it walks towards noise",
+    "DPMSolverMultistepInverseScheduler": "it walks towards noise",
+    "DPMSolverSDEScheduler": "it needs torchsde, which is not installed with us",
+    "FlowMatchLCMScheduler": _CONSISTENCY,
+    "IPNDMScheduler": "its schedule is its own, and levels cannot be put into it",
+    "LCMScheduler": _CONSISTENCY,
+    "RePaintScheduler": "it paints what a mask says: give frames instead",
+    "SASolverScheduler": "it adds noise by the index of the training step, and none at all over fewer levels",
+    "SCMScheduler": _CONSISTENCY,
+    "TCDScheduler": _CONSISTENCY,
 }
-"""For whichever class knows them: visit every level, end without noise, and clip nothing."""
+"""Classes that walk elsewhere, and why."""
 
 
 def sampler_named(name: str) -> Sampler:
-    """One of ours, or one of `SCHEDULERS`. Raises SettingsError for a name that is not known."""
+    """One of ours, one of `SCHEDULERS`, or a class of `WALKS`; "iddpm" takes a denoiser that says variances too.
+
+    Raises SettingsError for any other name.
+    """
     if name in SAMPLERS:
         return SAMPLERS[name]
-    if name not in SCHEDULERS:
-        known = ", ".join([*SAMPLERS, *SCHEDULERS])
-        raise SettingsError(f"sampler is {name!r}, expected one of {known}")
-    class_name, settings = SCHEDULERS[name]
+    if name == "iddpm":
+        return ancestral
+    class_name, settings = SCHEDULERS.get(name, (name, {}))
     return diffusers_sampler(class_name, **settings)
 
 
 def diffusers_sampler(class_name: str, **settings: Any) -> Sampler:
-    """A sampler that walks as this class of diffusers does, with settings of its constructor.
+    """A sampler that walks as this class of diffusers does. `settings`: none, or those of one of `SCHEDULERS`.
 
-    The class keeps x at unit variance or as data plus noise, and has the settings `trained_betas` and
-    `timestep_spacing`. Its noise is keyed by what each sample draws, so batching changes no sample.
+    Its noise is keyed by what each sample draws, so batching changes no sample. Raises SettingsError for another class
+    or other settings, and the sampler for fewer than two finite levels above 0.
     """
+    _check(class_name, settings)
+    walk_of = WALKS[class_name]
 
     def sample(denoise: Denoiser, x: Tensor, sigmas: Tensor, noise: Noise) -> Tensor:
-        levels = sigmas[:-1].flip(0).double()
-        with _tensors_as_arrays():
-            scheduler = _scheduler(class_name, settings, levels)
-        unit_variance = scheduler.scale_model_input(x, scheduler.timesteps[0]) is x
-        options = _options(scheduler, noise, x)
-        if unit_variance:
-            x = x / (1 + levels[-1].item() ** 2) ** 0.5
-        for t in scheduler.timesteps:
-            sigma = _level_at(levels, float(t))
-            scheduler.scale_model_input(x, t)  # by this it learns at which step it is
-            noisy = x * (1 + sigma**2) ** 0.5 if unit_variance else x
-            clean = denoise(noisy, sigma)
-            with _tensors_as_arrays():
-                x = scheduler.step((noisy - clean) / sigma, t, x, return_dict=False, **options)[0]
-        # Some classes end at the lowest level, and leave its noise.
-        return clean if _ends_noisy(scheduler) else x
+        import diffusers
+
+        if sigmas[0] == inf and walk_of is not Flows:
+            x, sigmas = euler(denoise, x, sigmas[:2]), sigmas[1:]
+        if len(sigmas) < 3:
+            raise SettingsError(
+                f"{class_name} has {len(sigmas) - 1} levels above 0, expected 2 or more steps"
+            )
+        with tensors_as_arrays():
+            walk = walk_of(getattr(diffusers, class_name), settings, sigmas)
+        return walked(walk, denoise, x, sigmas[0].item(), noise)
 
     return sample
 
 
-def _scheduler(class_name: str, settings: dict[str, Any], levels: Tensor) -> Any:
-    """A scheduler whose training steps are the rising `levels`, set to visit all of them."""
-    import diffusers
-
-    made = getattr(diffusers, class_name)
-    kept = 1 / (1 + levels.square())
-    betas = 1 - kept / torch.cat([kept.new_ones(1), kept[:-1]])
-    known = inspect.signature(made.__init__).parameters
-    wanted = {name: value for name, value in _SETTINGS.items() if name in known} | settings
-    scheduler = made(num_train_timesteps=len(levels), trained_betas=betas.tolist(), **wanted)
-    scheduler.alphas_cumprod = kept  # its own, in float32, loses the low levels
-    scheduler.set_timesteps(len(levels))
-    return scheduler
-
-
-def _level_at(levels: Tensor, t: float) -> float:
-    """The level at a step of the training schedule, between two by the logarithm, as diffusers counts."""
-    low = min(int(t), len(levels) - 2)
-    return float(torch.lerp(levels[low].log(), levels[low + 1].log(), t - low).exp())
-
-
-def _options(scheduler: Any, noise: Noise, x: Tensor) -> dict[str, Any]:
-    """A generator for each sample, where steps add noise."""
-    if "generator" not in inspect.signature(scheduler.step).parameters:
-        return {}
-    seeds = (noise(x.flatten(1)[:, :1]).double().abs() * 2**40).long().flatten().tolist()
-    return {"generator": [torch.Generator().manual_seed(seed) for seed in seeds]}
-
-
-@contextmanager
-def _tensors_as_arrays() -> Iterator[None]:
-    """diffusers hands tensors to numpy in a way that numpy warns of."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "__array_", DeprecationWarning)
-        yield
-
-
-def _ends_noisy(scheduler: Any) -> bool:
-    sigmas = getattr(scheduler, "sigmas", None)
-    return sigmas is not None and float(sigmas[-1]) > 0
+def _check(class_name: str, settings: dict[str, Any]) -> None:
+    usable = ", ".join([*SAMPLERS, "iddpm", *SCHEDULERS, *WALKS])
+    if class_name not in WALKS:
+        reason = f": {REFUSED[class_name]}" if class_name in REFUSED else ""
+        raise SettingsError(f"sampler is {class_name!r}{reason}; expected one of {usable}")
+    if settings and (class_name, settings) not in SCHEDULERS.values():
+        raise SettingsError(
+            f"settings of {class_name} are {settings}, expected none or those of one of {', '.join(SCHEDULERS)}"
+        )

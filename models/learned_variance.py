@@ -19,6 +19,7 @@ from models.conditioning import Conditioning
 from models.edm import Network, at_least_float32, noisy, per_clip
 from models.noise import Discrete
 from models.samplers import Noise, level_pairs
+from warehouse.errors import SettingsError
 
 VarianceDenoiser = Callable[[Tensor, float], tuple[Tensor, Tensor]]
 """(x, sigma) to the clean latents and the share v, both of x's shape."""
@@ -57,9 +58,18 @@ def denoise_with_variance(
 
 
 def ancestral(denoise: VarianceDenoiser, x: Tensor, sigmas: Tensor, noise: Noise) -> Tensor:
-    """DDPM's walk with learned variances over falling levels that end at 0."""
+    """DDPM's walk with learned variances over falling levels that end at 0.
+
+    Raises SettingsError where the denoiser says no variances.
+    """
     for sigma, following in level_pairs(sigmas):
-        clean, share = denoise(x, sigma)
+        said = denoise(x, sigma)
+        if isinstance(said, Tensor):
+            raise SettingsError(
+                "sampler is 'iddpm' and the network says no variances: expected one that was trained to "
+                "(models.guidance.guided_with_variance), or sampler 'ddpm'"
+            )
+        clean, share = said
         if following == 0:
             return clean
         bounds = variance_bounds(torch.tensor(sigma), torch.tensor(following))

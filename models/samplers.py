@@ -22,6 +22,22 @@ Noise = Callable[[Tensor], Tensor]
 Sampler = Callable[[Denoiser, Tensor, Tensor, Noise], Tensor]
 
 
+class Level(float):
+    """A noise level that is asked for in a step that began at `step`: what goes by steps is the same in all of one."""
+
+    step: float
+
+    def __new__(cls, sigma: float, step: float) -> Level:
+        level = super().__new__(cls, sigma)
+        level.step = step
+        return level
+
+
+def step_of(sigma: float) -> float:
+    """The level at which the step began that asks for this one; a plain number is the beginning of its own."""
+    return sigma.step if isinstance(sigma, Level) else sigma
+
+
 def noise_of(generators: list[torch.Generator]) -> Noise:
     """Noise of which sample i comes from generator i alone, so batching changes no sample."""
 
@@ -54,7 +70,7 @@ def heun(denoise: Denoiser, x: Tensor, sigmas: Tensor) -> Tensor:
         clean = denoise(x, sigma)
         ahead = _towards(clean, x, sigma, following)
         if following > 0 and sigma < inf:
-            slope = ((x - clean) / sigma + (ahead - denoise(ahead, following)) / following) / 2
+            slope = ((x - clean) / sigma + (ahead - denoise(ahead, Level(following, sigma))) / following) / 2
             ahead = x + (following - sigma) * slope
         x = ahead
     return x
@@ -93,7 +109,7 @@ def dpm_solver_2s(denoise: Denoiser, x: Tensor, sigmas: Tensor) -> Tensor:
         if sigma < inf:
             half = log(sigma / following) / 2
             middle = exp(-half) * x - expm1(-half) * clean
-            clean = denoise(middle, sigma * exp(-half))
+            clean = denoise(middle, Level(sigma * exp(-half), sigma))
         x = _towards(clean, x, sigma, following)
     return x
 
