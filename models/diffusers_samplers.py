@@ -105,7 +105,7 @@ def diffusers_sampler(class_name: str, **settings: Any) -> Sampler:
             )
         with tensors_as_arrays():
             walk = walk_of(getattr(diffusers, class_name), settings, sigmas)
-        return walked(walk, denoise, x, sigmas[0].item(), noise)
+        return walked(walk, denoise, x, sigmas, noise)
 
     return sample
 

@@ -12,7 +12,7 @@ import inspect
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from math import inf
+from math import inf, isclose
 from typing import Any, Protocol
 
 import torch
@@ -121,14 +121,14 @@ class Flows:
         return (noisy if sigma == inf else (noisy - clean) / sigma) - clean
 
 
-def walked(walk: Walk, denoise: Denoiser, x: Tensor, sigma: float, noise: Noise) -> Tensor:
-    """From x at the first level `sigma` to the data. Its noise is keyed by what each sample draws, so batching changes
-    no sample.
+def walked(walk: Walk, denoise: Denoiser, x: Tensor, sigmas: Tensor, noise: Noise) -> Tensor:
+    """From x at the first of `sigmas` to the data. Its noise is keyed by what each sample draws, so batching changes no
+    sample.
     """
-    scheduler, options, step = walk.scheduler, _options(walk.scheduler, noise, x), sigma
-    x = x * walk.scale(sigma)
+    scheduler, options, levels = walk.scheduler, _options(walk.scheduler, noise, x), sigmas[:-1].tolist()
+    x, step = x * walk.scale(levels[0]), levels[0]
     for t in scheduler.timesteps:
-        sigma = walk.level(float(t))
+        sigma = _exactly(walk.level(float(t)), levels)
         if getattr(scheduler, "state_in_first_order", True):
             step = sigma
         if hasattr(scheduler, "scale_model_input"):
@@ -143,6 +143,11 @@ def walked(walk: Walk, denoise: Denoiser, x: Tensor, sigma: float, noise: Noise)
             options |= {"old_pred_original_sample": rest[0], "timestep_back": t}
     # Some classes end at the lowest level, and leave its noise.
     return clean if _ends_noisy(scheduler) else x
+
+
+def _exactly(sigma: float, levels: list[float]) -> float:
+    """The one of the levels that this is but for rounding; between two of them, as it is."""
+    return next((level for level in levels if isclose(level, sigma, rel_tol=1e-6)), sigma)
 
 
 def known_settings(made: type, settings: dict[str, Any]) -> dict[str, Any]:

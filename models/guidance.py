@@ -19,6 +19,7 @@ from models.conditioning import Conditioning, stack, without_frames, without_tex
 from models.edm import Network, Preconditioning, same_level
 from models.inputs import check_level
 from models.learned_variance import VarianceDenoiser
+from models.samplers import step_of
 
 Weight = Callable[[float], Tensor | float]
 FrameDenoiser = Callable[..., Tensor]
@@ -57,12 +58,14 @@ def on_channels(weight: Weight, guided: Sequence[bool]) -> Weight:
 def oscillating(weight: Weight, sigmas: Tensor, after: int = 10) -> Weight:
     """`weight` for the first steps, then for every second one, and none in between (Open-Sora 1.3 and 2).
 
-    A step is known by its level among the falling `sigmas`; a level between two belongs to the step that it is in.
+    A step is known by its level among the falling `sigmas`; a level between two belongs to the step that it is in, and
+    what a sampler asks again in a step to the step (`models.samplers.Level`).
     """
     levels = sigmas.tolist()
 
     def weights(sigma: float) -> Tensor | float:
-        step = sum(level >= sigma for level in levels) - 1
+        begun = step_of(sigma)
+        step = sum(level >= begun for level in levels) - 1
         return weight(sigma) if step < after or step % 2 == 0 else 1.0
 
     return weights

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from models.conditioning import Conditioning
+from models.diffusers_samplers import sampler_named
 from models.edm import SVD, karras_sigmas, per_clip
 from models.guidance import (
     at_frames,
@@ -24,7 +25,8 @@ from models.guidance import (
     with_and_without_text,
 )
 from models.learned_variance import denoise_with_variance
-from models.noise import Discrete, linear_betas, sigmas_of
+from models.noise import Discrete, flow_sigmas, linear_betas, sigmas_of
+from models.samplers import noise_of
 from tests.small_networks import SMALL_NETWORKS, inputs_of, randomised
 
 TOLD = Conditioning(
@@ -67,6 +69,28 @@ def test_oscillation_begins_after_ten_steps_and_takes_turns() -> None:
     between = (sigmas[11] * sigmas[12]).sqrt().item()
     assert weight(between) == 1.0
     assert oscillating(constant(7.0), sigmas, after=12)(sigmas[11].item()) == 7.0
+
+
+@pytest.mark.parametrize("levels", ["karras", "flow"])
+@pytest.mark.parametrize(
+    "name", ["heun", "dpm_solver_2s", "HeunDiscreteScheduler", "kdpm2", "kdpm2_ancestral", "flow_match_heun"]
+)
+def test_a_step_has_one_weight_however_often_it_asks(name: str, levels: str) -> None:
+    """Sixteen steps of two looks each, the last of one: weights change between steps alone."""
+    sigmas, seen = (karras_sigmas(16, 0.02, 20.0) if levels == "karras" else flow_sigmas(16)), []
+    weight = oscillating(constant(7.0), sigmas, after=4)
+
+    def denoise(x: Tensor, sigma: float) -> Tensor:
+        seen.append(weight(sigma))
+        return torch.zeros_like(x)
+
+    noise = noise_of([torch.Generator().manual_seed(0)])
+    sampler_named(name)(denoise, noise(torch.empty(1, 4)), sigmas, noise)
+    steps = [7.0] * 4 + [7.0, 1.0] * 6
+    looks = [
+        1 if i == 15 or (i == 0 and levels == "flow" and name != "flow_match_heun") else 2 for i in range(16)
+    ]
+    assert seen == [value for value, times in zip(steps, looks, strict=True) for _ in range(times)]
 
 
 def test_guidance_mixes_both_sides_frame_by_frame() -> None:
