@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from warehouse.errors import InputError
+
 NUMBERS = ("fps", "motion")
 NUM_MOTION_BUCKETS = 256
 
@@ -89,9 +91,30 @@ def draw_dropout(num_clips: int, rate: float, generator: torch.Generator) -> Ten
 
 
 def stack(first: Conditioning, second: Conditioning) -> Conditioning:
-    """Two batches as one, first then second."""
-    pairs = zip(vars(first).values(), vars(second).values(), strict=True)
-    return Conditioning(*(None if pair[0] is None else torch.cat(pair) for pair in pairs))
+    """Two batches as one, first then second. Raises InputError where one has what the other lacks, or in another shape."""
+    fields = {}
+    for name, one in vars(first).items():
+        other = getattr(second, name)
+        shapes = ["missing" if value is None else tuple(value.shape[1:]) for value in (one, other)]
+        if shapes[0] != shapes[1]:
+            raise InputError(
+                f"{name} of the clips of two batches is {shapes[0]} and {shapes[1]}, expected the same in both; "
+                f"give it to both, zeros where there is nothing to tell, or to none"
+            )
+        fields[name] = None if one is None else torch.cat([one, other])
+    return Conditioning(**fields)
+
+
+def frames_of(conditioning: Conditioning, index_T: Tensor) -> Conditioning:
+    """What is told of some of the frames, and all that is told of the clip."""
+    frames_dims = {"frames_BCTHW": 2, "image_only_BT": 1, "given_BT": 1, "shown_BT": 1}
+    values = {name: getattr(conditioning, name) for name in frames_dims}
+    chosen = {
+        name: value.index_select(frames_dims[name], index_T.to(value.device))
+        for name, value in values.items()
+        if value is not None
+    }
+    return replace(conditioning, **chosen)
 
 
 def motion_edges(motion_N: Tensor, num_buckets: int = NUM_MOTION_BUCKETS) -> Tensor:

@@ -6,13 +6,15 @@ Bar-Tal et al. 2023, over time). Windows that go past the end and on at the begi
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import pi
 
 import torch
 from torch import Tensor
 
-from models.guidance import FrameDenoiser
+from models.conditioning import Conditioning, frames_of
+from models.edm import Network, Preconditioning
+from models.guidance import FrameDenoiser, Weight, at_frames, guided_denoiser
 
 
 def window_starts(num_frames: int, window: int, overlap: int, loop: bool) -> list[int]:
@@ -50,7 +52,10 @@ def windowed(
     overlap: int,
     loop: bool = False,
 ) -> FrameDenoiser:
-    """A denoiser of `num_frames` from denoisers of windows; `denoise_at` is told the indices of a window's frames."""
+    """A denoiser of `num_frames` from denoisers of windows; `denoise_at` is told the indices of a window's frames.
+
+    Conditions that go by frames are for it to choose from: `windowed_guidance` does.
+    """
     parts = []
     for start in window_starts(num_frames, window, overlap, loop):
         index_T = (start + torch.arange(window)) % num_frames
@@ -69,3 +74,24 @@ def windowed(
         return total / count
 
     return denoise
+
+
+def windowed_guidance(
+    preconditioning: Preconditioning,
+    network: Network,
+    sides: Sequence[Conditioning],
+    weights: Sequence[Weight],
+    num_frames: int,
+    window: int,
+    overlap: int,
+    loop: bool = False,
+) -> FrameDenoiser:
+    """`models.guidance.guided_denoiser` in windows, each with its own frames of all conditions and weights."""
+
+    def denoise_at(index_T: Tensor) -> FrameDenoiser:
+        told = [frames_of(side, index_T) for side in sides]
+        return guided_denoiser(
+            preconditioning, network, told, [at_frames(weight, index_T) for weight in weights]
+        )
+
+    return windowed(denoise_at, num_frames, window, overlap, loop)

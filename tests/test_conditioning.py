@@ -12,12 +12,14 @@ from models.conditioning import (
     draw_dropout,
     drop_frames,
     drop_text,
+    frames_of,
     motion_bucket,
     motion_edges,
     stack,
     without_frames,
     without_text,
 )
+from warehouse.errors import InputError
 
 
 def conditioning(num_clips=4):
@@ -74,6 +76,34 @@ def test_dropout_has_its_rate_and_is_fixed_by_its_generator():
 def test_stack_keeps_the_order():
     both = stack(conditioning(2), without_text(conditioning(2)))
     assert both.text_BLD[:, 0, 0].tolist() == [1, 2, 0, 0]
+
+
+@pytest.mark.parametrize(
+    "name", ["frames_BCTHW", "label_B", "size_B3", "given_BT", "shown_BT", "image_only_BT"]
+)
+def test_batches_are_not_stacked_where_one_lacks_what_the_other_has(name):
+    whole, less = conditioning(2), replace(conditioning(2), **{name: None})
+    for pair in ((whole, less), (less, whole)):
+        with pytest.raises(
+            InputError, match=rf"{name} of the clips .* missing.*, expected the same in both; give it"
+        ):
+            stack(*pair)
+    assert getattr(stack(less, less), name) is None
+    other = replace(whole, text_BLD=torch.ones(2, 4, 5), mask_BL=torch.ones(2, 4) > 0)
+    with pytest.raises(InputError, match=r"text_BLD .* is \(3, 5\) and \(4, 5\), expected the same"):
+        stack(whole, other)
+
+
+def test_some_frames_are_chosen_of_all_that_goes_by_frames():
+    told, index_T = conditioning(2), torch.tensor([1, 0, 1])
+    marked = replace(told, given_BT=torch.tensor([[True, False], [False, True]]))
+    some = frames_of(marked, index_T)
+    assert some.given_BT.tolist() == [[False, True, False], [True, False, True]]
+    assert torch.equal(some.frames_BCTHW, told.frames_BCTHW[:, :, index_T])
+    assert some.image_only_BT.shape == some.shown_BT.shape == (2, 3)
+    for name in ("text_BLD", "mask_BL", "numbers_BN", "label_B", "size_B3"):
+        assert getattr(some, name) is getattr(told, name)
+    assert frames_of(replace(told, frames_BCTHW=None), index_T).frames_BCTHW is None
 
 
 def test_motion_buckets_are_quantile_ranks():

@@ -6,11 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.edm import karras_sigmas
+from models.conditioning import Conditioning, frames_of
+from models.edm import SVD, karras_sigmas, per_clip, per_frame
 from models.given_frames import Given, telling
-from models.guidance import FrameDenoiser
+from models.guidance import FrameDenoiser, constant, guided_denoiser, linear, with_and_without_text
 from models.samplers import heun, initial_latents
-from models.windows import window_starts, window_weights, windowed
+from models.windows import window_starts, window_weights, windowed, windowed_guidance
+from tests.small_networks import SMALL_NETWORKS, inputs_of, randomised
+from warehouse.errors import InputError
 
 NEAR, HIGHEST, SIDE = 0.9, 20.0, 50
 SIGMAS = karras_sigmas(30, 0.002, HIGHEST)
@@ -77,6 +80,54 @@ def test_windows_pass_on_which_frames_are_given() -> None:
 def test_one_window_changes_nothing() -> None:
     x = first(16)
     torch.testing.assert_close(windowed(ideal, 16, 16, 4)(x, 2.0), ideal(torch.arange(16))(x, 2.0))
+
+
+@pytest.mark.parametrize("loop", [False, True])
+def test_every_window_is_told_its_own_frames(loop: bool) -> None:
+    """A network that says what it is told of a frame says the same of it in all windows."""
+    frames = torch.arange(11.0)
+    marks = [frames % 2 == 0, frames % 3 == 0]
+    told = Conditioning(
+        torch.ones(2, 3, 4),
+        torch.ones(2, 3) > 0,
+        torch.zeros(2, 2),
+        frames_BCTHW=frames[:, None, None].expand(2, 4, 11, 2, 2),
+        image_only_BT=marks[0].expand(2, 11),
+        shown_BT=marks[1].expand(2, 11),
+    )
+
+    def network(x: Tensor, _: Tensor, told: Conditioning) -> Tensor:
+        assert x.shape[2] == 4
+        said = told.frames_BCTHW + 100 * per_frame(told.image_only_BT) + 1000 * per_frame(told.shown_BT)
+        return said + per_clip(told.text_BLD.mean((1, 2)), x)
+
+    sides = with_and_without_text(told)
+    weights = [linear(1.0, 3.0, 11)]
+    x = torch.randn(2, 4, 11, 2, 2)
+    found = windowed_guidance(SVD, network, sides, weights, 11, 4, 2, loop)(x, 2.0)
+    level_B = torch.full((2,), 2.0)
+    said = frames + 100 * marks[0] + 1000 * marks[1] + torch.linspace(1.0, 3.0, 11)
+    without = sides[0].frames_BCTHW[0, 0, :, 0, 0]
+    said = said + (without - frames) * (1 - torch.linspace(1.0, 3.0, 11))
+    expected = SVD.compose(x, level_B, said[:, None, None].expand_as(x))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-2)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["svd", "svd interpolation", "svd multi-view", "inpainting", "pseudo3d"])
+def test_networks_with_frames_for_a_condition_take_them_in_windows(name: str) -> None:
+    network, (x, _, told) = randomised(SMALL_NETWORKS[name].build()), inputs_of(name)
+    longer = torch.tensor([0, 1, 2, 0, 1, 2, 1])
+    x, told = x[:, :, longer], frames_of(told, longer)
+    denoise = windowed_guidance(SVD, network, with_and_without_text(told), [constant(2.0)], 7, 3, 0)
+    found = denoise(x, 2.0)
+    alone = guided_denoiser(
+        SVD, network, with_and_without_text(frames_of(told, torch.arange(3))), [constant(2.0)]
+    )
+    torch.testing.assert_close(found[:, :, :2], alone(x[:, :, :3], 2.0)[:, :, :2], rtol=1e-4, atol=1e-5)
+    whole = guided_denoiser(SVD, network, with_and_without_text(told), [constant(2.0)])
+    with pytest.raises(InputError, match="frames that join the input"):
+        windowed(lambda _: whole, 7, 3, 0)(x, 2.0)
 
 
 @pytest.mark.parametrize(
