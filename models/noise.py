@@ -108,7 +108,8 @@ class Discrete(Preconditioning):
         """Falling noise levels of evenly spaced steps, the last one included, with a closing 0 (DDIM, 4.2).
 
         Several numbers: of the steps in each of as many equal parts of the schedule, that with the least noise first
-        (IDDPM, section 4). Raises ValueError where a part has fewer steps than are asked for.
+        (IDDPM, section 4). One step of a part is its last: from a lower one no walk can begin. Raises ValueError where a
+        part has fewer steps than are asked for.
         """
         parts = torch.arange(len(self.sigmas)).tensor_split(len(num_steps))
         steps = [_spread(part, wanted) for part, wanted in zip(parts, num_steps, strict=True)]
@@ -126,11 +127,11 @@ def _noise_share(sigma: Tensor) -> Tensor:
 
 
 def _spread(part: Tensor, wanted: int) -> Tensor:
-    """`wanted` of a part's steps, evenly spaced from its first to its last."""
+    """`wanted` of a part's steps, evenly spaced from its first to its last; one is the last."""
     if not 1 <= wanted <= len(part):
         raise ValueError(f"{wanted} steps were asked of {len(part)}, expected 1 to {len(part)}")
     if wanted == 1:
-        return part[:1]
+        return part[-1:]
     return part[torch.linspace(0, len(part) - 1, wanted, dtype=torch.float64).round().long()]
 
 

@@ -229,6 +229,8 @@ def test_respacing_takes_each_part_from_its_first_to_its_last_step() -> None:
     assert (told[0], told[9], told[10], told[24], told[25], told[44]) == (0, 333, 334, 666, 667, 999)
     assert told[:10] == [round(37 * i) for i in range(10)]
     assert torch.equal(Discrete(SIGMAS).respaced(1000)[:-1], SIGMAS.flip(0))
+    assert Discrete(SIGMAS).respaced(1).tolist() == [SIGMAS[-1], 0]
+    assert Discrete(SIGMAS).respaced(1, 2).tolist() == [SIGMAS[-1], SIGMAS[500], SIGMAS[499], 0]
     with pytest.raises(ValueError, match="400 steps were asked of 333"):
         Discrete(SIGMAS).respaced(10, 10, 400)
 
