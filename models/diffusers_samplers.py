@@ -113,8 +113,8 @@ def diffusers_sampler(class_name: str, **settings: Any) -> Sampler:
 def _check(class_name: str, settings: dict[str, Any]) -> None:
     usable = ", ".join([*SAMPLERS, "iddpm", *SCHEDULERS, *WALKS])
     if class_name not in WALKS:
-        reason = f": {REFUSED[class_name]}" if class_name in REFUSED else ""
-        raise SettingsError(f"sampler is {class_name!r}{reason}; expected one of {usable}")
+        reason = f" ({REFUSED[class_name]})" if class_name in REFUSED else ""
+        raise SettingsError(f"sampler is {class_name!r}{reason}, expected one of {usable}")
     if settings and (class_name, settings) not in SCHEDULERS.values():
         raise SettingsError(
             f"settings of {class_name} are {settings}, expected none or those of one of {', '.join(SCHEDULERS)}"

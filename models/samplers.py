@@ -1,8 +1,9 @@
 """Samplers: from noise to latents along dx/dsigma = (x - D(x; sigma)) / sigma, or with fresh noise on the way.
 
 They know nothing of networks: a denoiser is any function of (x, sigma) with one sigma for the whole batch, and x is data
-plus sigma times noise. In these coordinates many names are one thing: DDIM is Euler, and its eta = 1 and DDPM's
-posterior step are the ancestral Euler (Song et al. 2021, eq. 16; Karras et al. 2022, section 3).
+plus sigma times noise. In these coordinates many names are one thing: DDIM is Euler, and so is rectified flow's own walk,
+over `models.noise.flow_sigmas`; DDIM with eta = 1 and DDPM's posterior step are the ancestral Euler (Song et al. 2021,
+eq. 16; Karras et al. 2022, section 3).
 
 The first level may be infinite: there x is the noise itself, and the first step is Euler's, the only one that has a limit.
 """
@@ -137,4 +138,5 @@ SAMPLERS: dict[str, Sampler] = {
     "dpm_solver_2s": _without_noise(dpm_solver_2s),
     "ddim": _without_noise(euler),
     "ddpm": euler_ancestral,
+    "rectified_flow": _without_noise(euler),
 }

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import av
+import numpy as np
 import packed
 import pytest
 import tiny_stage
@@ -108,6 +109,20 @@ def test_a_family_learns_resumes_exactly_and_is_sampled_from(tmp_path, dataset, 
     assert frames.std() > 1
     highest = PRECONDITIONINGS[objective].c_noise(torch.tensor(Sampling().sigma_max))
     assert told[0].tolist() == pytest.approx([float(highest)] * 4), "in the numbers that it was trained with"
+    own = {"flow": "rectified_flow", "iddpm": "iddpm"}.get(objective)
+    if own:
+        walked = Sampling(num_steps=3, sampler=own)
+        again = sample_videos(
+            tmp_path / "whole", ["red"], load_autoencoder("embedded"), Letters(), num_frames=4, height_px=16,
+            width_px=16, sampling=walked,
+        )  # fmt: skip
+        assert again.std() > 1 and not np.array_equal(again, frames[:1])
+    for sampler in {"rectified_flow", "iddpm"} - {own}:
+        with pytest.raises(SettingsError, match=f"trained as {objective}, expected objective"):
+            sample_videos(
+                tmp_path / "whole", ["red"], load_autoencoder("embedded"), Letters(), num_frames=4, height_px=16,
+                width_px=16, sampling=Sampling(sampler=sampler),
+            )  # fmt: skip
     write_video(tmp_path / "out.mp4", frames[0], 8.0)
     with av.open(str(tmp_path / "out.mp4")) as container:
         assert len(list(container.decode(video=0))) == 4

@@ -24,8 +24,9 @@ from models.noise import Discrete, Flow, linear_betas, sigmas_of
 
 Objective = Literal["edm", "flow", "iddpm"]
 
-_STEPS = Discrete(sigmas_of(linear_betas()))
-PRECONDITIONINGS: dict[Objective, Preconditioning] = {"edm": SVD, "flow": Flow(), "iddpm": _STEPS}
+STEPS = Discrete(sigmas_of(linear_betas()))
+"""Those of iddpm."""
+PRECONDITIONINGS: dict[Objective, Preconditioning] = {"edm": SVD, "flow": Flow(), "iddpm": STEPS}
 
 
 def prediction_of(network: Network, config: NetworkConfig) -> Network:
@@ -38,7 +39,7 @@ def draw_sigmas(
 ) -> Tensor:
     """Noise levels of `num` clips, float32 (num,)."""
     if objective == "iddpm":
-        return _STEPS.sigmas[torch.randint(len(_STEPS.sigmas), (num,), generator=generator)].float()
+        return STEPS.sigmas[torch.randint(len(STEPS.sigmas), (num,), generator=generator)].float()
     return log_normal_sigmas(num, p_mean, p_std, generator)
 
 
@@ -53,7 +54,7 @@ def training_losses(
 ) -> Tensor:
     """Loss of every clip (B,), float32, at levels that `draw_sigmas` gave."""
     if objective == "iddpm":
-        step_B = _STEPS.c_noise(sigma_B.double()).round().long()
-        return hybrid_losses(_STEPS, network, x0, noise, step_B, conditioning)
+        step_B = STEPS.c_noise(sigma_B.double()).round().long()
+        return hybrid_losses(STEPS, network, x0, noise, step_B, conditioning)
     preconditioning, prediction = PRECONDITIONINGS[objective], prediction_of(network, config)
     return clip_losses(preconditioning, prediction, x0, noise, sigma_B, conditioning)

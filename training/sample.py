@@ -19,18 +19,20 @@ from models.given_frames import Given, continued, holding, repeated, telling
 from models.guidance import (
     FrameDenoiser,
     Weight,
-    at_frames,
     guided_denoiser,
+    guided_with_variance,
     linear,
     oscillating,
     triangle,
     with_and_without_text,
 )
+from models.learned_variance import VarianceDenoiser
+from models.noise import flow_shift, flow_sigmas
 from models.samplers import SAMPLERS, initial_latents, noise_of
-from models.windows import windowed
+from models.windows import windowed_guidance
 from training.checkpoints import load_weights
 from training.draws import generator
-from training.objective import PRECONDITIONINGS, prediction_of
+from training.objective import PRECONDITIONINGS, STEPS, prediction_of
 from training.prompts import Request, given_of, read_prompt
 from training.references import read_reference
 from warehouse.errors import SettingsError
@@ -66,19 +68,22 @@ class Sampling:
     """How to sample.
 
     `num_steps` noise levels fall from `sigma_max` to `sigma_min` (Karras). `sampler`: a name that
-    `models.diffusers_samplers.sampler_named` knows. `guidance`: weights at the first and the last frame, or with the
-    shape "triangle" at both ends and in the middle; `oscillating`: every second step after the tenth goes without.
-    `window`: latent frames that the network sees at once where a video has more (None: all), `overlap` of them shared
-    with the next window. `seamless`: the last frame goes on at the first. `repeats`: of each step, so that frames that
-    are given agree with the others in a network that was not trained with any. `loops`: pieces of a video, each given
-    the last `carry` latent frames of the one before. Latent frames are frames, unless the autoencoder compresses time.
-    `batch_size`: samples at once; it changes none of them.
+    `models.diffusers_samplers.sampler_named` knows. Two walk the levels that their objectives train instead:
+    `rectified_flow` its times, moved towards noise by `shift` (None: as the videos' size and length ask, Open-Sora
+    1.2), `iddpm` its steps, with the variances that were learned. `guidance`: weights at the first and the last frame,
+    or with the shape "triangle" at both ends and in the middle; `oscillating`: every second step after the tenth goes
+    without. `window`: latent frames that the network sees at once where a video has more (None: all), `overlap` of them
+    shared with the next window. `seamless`: the last frame goes on at the first. `repeats`: of each step, so that frames
+    that are given agree with the others in a network that was not trained with any. `loops`: pieces of a video, each
+    given the last `carry` latent frames of the one before. Latent frames are frames, unless the autoencoder compresses
+    time. `batch_size`: samples at once; it changes none of them.
     """
 
     num_steps: int = 16
     sampler: str = "euler"
     sigma_min: float = 0.02
     sigma_max: float = 20.0
+    shift: float | None = None
     guidance: tuple[float, float] = (3.0, 3.0)
     guidance_shape: str = "linear"
     oscillating: bool = False
@@ -97,6 +102,12 @@ class Sampling:
                 f"sigma_min {self.sigma_min}, sigma_max {self.sigma_max}, num_steps {self.num_steps}: "
                 f"expected "
                 "0 < sigma_min < sigma_max and at least 2 steps"
+            )
+        if self.shift is not None and self.shift <= 0:
+            raise SettingsError(f"shift is {self.shift}, expected a number above 0, or none")
+        if self.sampler == "iddpm" and self.window is not None:
+            raise SettingsError(
+                "sampler is 'iddpm', whose variances cannot be blended over windows: expected no window, or sampler 'ddpm'"
             )
         if self.guidance_shape not in SHAPES:
             raise SettingsError(
@@ -123,8 +134,26 @@ class Sampling:
 
     @property
     def sigmas(self) -> Tensor:
-        """Falling noise levels with a closing 0."""
+        """Falling noise levels with a closing 0; the first is infinite with `rectified_flow`."""
+        if self.sampler == "rectified_flow":
+            return flow_sigmas(self.num_steps, 1.0 if self.shift is None else self.shift)
+        if self.sampler == "iddpm":
+            return STEPS.respaced(self.num_steps)
         return karras_sigmas(self.num_steps, self.sigma_min, self.sigma_max)
+
+    def of_size(self, height_px: int, width_px: int, latent_frames: int) -> Sampling:
+        """With the shift for videos of this size and length, where none is set."""
+        shift = flow_shift(height_px, width_px, latent_frames)
+        return self if self.shift is not None else replace(self, shift=shift)
+
+    def check_objective(self, objective: str) -> None:
+        """Raises SettingsError where a network that was trained so cannot be walked with this sampler."""
+        wanted = {"rectified_flow": "flow", "iddpm": "iddpm"}.get(self.sampler, objective)
+        if wanted != objective:
+            raise SettingsError(
+                f"sampler is {self.sampler!r} and the network was trained as {objective}, expected objective {wanted}; "
+                f"train with it, or choose another sampler"
+            )
 
     def check_frames(self, num_frames: int) -> None:
         """Raises SettingsError where windows or pieces do not fit a piece of this many latent frames."""
@@ -165,18 +194,24 @@ def sample_latents(
     """Latents (B, C, T, h, w) of one clip for each seed; shape: (C, T, h, w).
 
     `given`: frames to go on from; `told`: whether the network was trained with such. `loop`: number of the piece, which
-    has noise of its own. `preconditioning`: of the objective that the network was trained with.
+    has noise of its own. `preconditioning`: of the objective that the network was trained with. The network says a
+    variance too for the sampler `iddpm` alone.
     """
     piece = () if loop == 0 else ("loop", loop)
     generators = [generator("sample", seed, *piece) for seed in seeds]
-    first = initial_latents((len(seeds), *shape), sampling.sigma_max, generators).to(conditioning.text_BLD)
+    sigmas = sampling.sigmas
+    first = initial_latents((len(seeds), *shape), sigmas[0].item(), generators).to(conditioning.text_BLD)
     denoise = _denoiser(preconditioning, network, conditioning, shape[1], sampling)
+    if given is not None and sampling.sampler == "iddpm":
+        raise SettingsError(
+            "sampler is 'iddpm', which cannot go on from given frames: expected none, or sampler 'ddpm'"
+        )
     if given is not None:
         denoise = telling(denoise, given) if told else holding(denoise, given)
-        first = given.start(first, sampling.sigma_max)
+        first = given.start(first, sigmas[0].item())
     sampler = sampler_named(sampling.sampler)
     sampler = repeated(sampler, sampling.repeats) if sampling.repeats > 1 else sampler
-    made = sampler(denoise, first, sampling.sigmas, noise_of(generators))
+    made = sampler(denoise, first, sigmas, noise_of(generators))
     return made if given is None else given.kept(made)
 
 
@@ -186,15 +221,14 @@ def _denoiser(
     conditioning: Conditioning,
     num_frames: int,
     sampling: Sampling,
-) -> FrameDenoiser:
-    sides, weight = with_and_without_text(conditioning), sampling.weight(num_frames)
+) -> FrameDenoiser | VarianceDenoiser:
+    sides, weights = with_and_without_text(conditioning), [sampling.weight(num_frames)]
+    if sampling.sampler == "iddpm":
+        return guided_with_variance(preconditioning, network, sides, weights)
     if sampling.window is None:
-        return guided_denoiser(preconditioning, network, sides, [weight])
-
-    def denoise_at(index_T: Tensor) -> FrameDenoiser:
-        return guided_denoiser(preconditioning, network, sides, [at_frames(weight, index_T)])
-
-    return windowed(denoise_at, num_frames, sampling.window, sampling.overlap, sampling.seamless)
+        return guided_denoiser(preconditioning, network, sides, weights)
+    window = (num_frames, sampling.window, sampling.overlap, sampling.seamless)
+    return windowed_guidance(preconditioning, network, sides, weights, *window)
 
 
 @dataclass(frozen=True)
@@ -286,16 +320,18 @@ def sample_videos(
     for request in requests:
         request.check_fit(references, latent_frames)
     scale, recipe = autoencoder.downsampling, loaded.origin.get("recipe", {})
+    objective, network = recipe.get("objective", "edm"), loaded.network().to(device)
+    sampling.check_objective(objective)
     shared = _Sampler(
-        prediction_of(loaded.network().to(device), loaded.config),
-        PRECONDITIONINGS[recipe.get("objective", "edm")],
+        network if sampling.sampler == "iddpm" else prediction_of(network, loaded.config),
+        PRECONDITIONINGS[objective],
         any(recipe.get("given", {}).values()),
         (loaded.config.latent_channels, latent_frames, height_px // scale, width_px // scale),
         torch.tensor([fps, motion_bucket], device=device),
         torch.tensor([height_px, width_px, height_px / width_px], device=device),
         references,
         [_encoded(text_encoder, requests, loop, device) for loop in range(sampling.loops)],
-        sampling,
+        sampling.of_size(height_px, width_px, latent_frames),
     )
     videos = []
     for start in range(0, len(requests), sampling.batch_size):
