@@ -16,7 +16,7 @@ from torch import Tensor
 
 from models.edm import per_frame
 from models.guidance import FrameDenoiser
-from models.samplers import Denoiser, Noise, Sampler, level_pairs
+from models.samplers import Denoiser, Noise, Sampler, level_pairs, step_of
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def holding(denoise: Denoiser, given: Given) -> Denoiser:
     """
 
     def held(x: Tensor, sigma: float) -> Tensor:
-        held_BT = given.held(sigma)
+        held_BT = given.held(step_of(sigma))
         if held_BT.all():
             return given.latents_BCTHW
         return torch.where(per_frame(held_BT), given.latents_BCTHW, denoise(x, sigma))
@@ -88,7 +88,7 @@ def telling(denoise: FrameDenoiser, given: Given) -> Denoiser:
     """For networks that were trained with given frames: they see them clean, and are told which they are."""
 
     def held(x: Tensor, sigma: float) -> Tensor:
-        held_BT = given.held(sigma)
+        held_BT = given.held(step_of(sigma))
         if held_BT.all():
             return given.latents_BCTHW
         seen = torch.where(per_frame(held_BT), given.latents_BCTHW, x)

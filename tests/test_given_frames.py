@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from models.edm import karras_sigmas
 from models.given_frames import Given, continued, holding, release_of, repeated, telling
 from models.noise import flow_sigmas
-from models.samplers import SAMPLERS, euler, heun, initial_latents, noise_of
+from models.samplers import SAMPLERS, dpm_solver_2s, euler, heun, initial_latents, noise_of
 
 NUM_FRAMES, HIGHEST, NEAR = 9, 80.0, 0.8
 COVARIANCE = NEAR ** (torch.arange(NUM_FRAMES)[:, None] - torch.arange(NUM_FRAMES)).abs().double()
@@ -142,9 +143,12 @@ def test_walks_from_nothing_but_noise_lean_on_given_frames_too(times: int) -> No
 
 
 @pytest.mark.parametrize("ratio", [0.25, 0.6])
-def test_editing_lets_go_of_frames_with_the_noise_of_their_level(ratio: float) -> None:
+@pytest.mark.parametrize(("sampler", "num_steps"), [(euler, 300), (heun, 40), (dpm_solver_2s, 40)])
+def test_editing_lets_go_of_frames_with_the_noise_of_their_level(
+    ratio: float, sampler: Callable[..., Tensor], num_steps: int
+) -> None:
     """Frames that know nothing of each other: from y with noise of level r, the flow ends at (y + r n) / sqrt(1 + r²)."""
-    sigmas = karras_sigmas(300, 0.002, HIGHEST)
+    sigmas = karras_sigmas(num_steps, 0.002, HIGHEST)
     release = release_of(ratio, sigmas)
     given, values = given_at([2], release)
 
@@ -152,7 +156,7 @@ def test_editing_lets_go_of_frames_with_the_noise_of_their_level(ratio: float) -
         return x / (1 + sigma**2)
 
     for wrapped in (holding, telling):
-        made = given.kept(euler(wrapped(denoise, given), given.start(first(), HIGHEST), sigmas))[0, 0, 2]
+        made = given.kept(sampler(wrapped(denoise, given), given.start(first(), HIGHEST), sigmas))[0, 0, 2]
         assert made.mean().item() == pytest.approx(values[0].item() / (1 + release**2) ** 0.5, abs=0.05)
         assert made.std().item() == pytest.approx(release / (1 + release**2) ** 0.5, rel=0.06)
 
