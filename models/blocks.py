@@ -1,7 +1,8 @@
 """Blocks of image and video UNets (SVD, arXiv 2311.15127, and the latent diffusion UNet that it extends).
 
 Every temporal block works on the output of a spatial one and is blended with it by a learned weight. Frames
-that are images, a clip of one frame among them, pass by it. Started at `zero` it changes nothing, so that an
+that are said to be images pass by it; a clip of one frame that is not said to be one goes through it, as in the
+published networks. Started at `zero` it changes nothing, so that an
 image network which gets temporal blocks begins as the same network; started as `svd` its transformers are
 random, as in the published code.
 
@@ -61,7 +62,8 @@ class Told:
     """What every block hears besides its input.
 
     `embedding_BE`, or one for each frame (B T E); `text_BLD`; `mask_BL`: bool, true where a token counts, None
-    where all do; `num_frames`; `image_only_BT`: bool, true where a frame is an image of its own, None where none is.
+    where all do; `num_frames`; `image_only_BT`: bool, true where a frame is an image of its own, None where none is;
+    `all_images`: whether every frame is one, so that temporal blocks need not be computed.
     """
 
     embedding_BE: Tensor
@@ -69,6 +71,7 @@ class Told:
     mask_BL: Tensor | None
     num_frames: int
     image_only_BT: Tensor | None
+    all_images: bool = False
 
     def embedding_per_frame(self) -> Tensor:
         """(B T) E."""
@@ -210,9 +213,7 @@ class TemporalResBlock(nn.Module):
 
 
 class VideoResBlock(Recomputed):
-    """Spatial ResBlock, then with `temporal` the temporal one and their blend. One frame stays purely
-    spatial.
-    """
+    """Spatial ResBlock, then with `temporal` the temporal one and their blend."""
 
     def __init__(self, config: BlockConfig, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -222,7 +223,7 @@ class VideoResBlock(Recomputed):
 
     def forward(self, x_NCHW: Tensor, told: Told) -> Tensor:
         spatial = self.spatial(x_NCHW, told.embedding_per_frame(), told.num_frames)
-        if self.temporal is None or told.num_frames == 1:
+        if self.temporal is None or told.all_images:
             return spatial
         clips = rearrange(spatial, "(b t) c h w -> b c t h w", t=told.num_frames)
         temporal = rearrange(self.temporal(clips, told.embedding_BE), "b c t h w -> b t c h w")
@@ -333,7 +334,7 @@ class VideoTransformer(Recomputed):
         height = x_NCHW.shape[-2]
         tokens = rearrange(self.norm(x_NCHW), "(b t) c h w -> b t (h w) c", t=told.num_frames)
         tokens = self.spatial(self.project_in(tokens), told)
-        if self.temporal is not None and told.num_frames > 1:
+        if self.temporal is not None and not told.all_images:
             tokens = self.temporal_blend(tokens, self.temporal(tokens, told), told.image_only_BT)
         return x_NCHW + rearrange(self.project_out(tokens), "b t (h w) c -> (b t) c h w", h=height)
 

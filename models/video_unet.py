@@ -12,7 +12,7 @@ sizes by name.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from einops import rearrange
@@ -32,6 +32,7 @@ from models.blocks import (
     zeroed,
 )
 from models.conditioning import Conditioning
+from models.edm import Network
 from models.inputs import check_unet
 from models.transformer_config import expect_shape
 
@@ -222,6 +223,7 @@ class VideoUNet(nn.Module):
             conditioning.mask_BL if self.config.text_mask else None,
             num_frames,
             conditioning.image_only_BT,
+            conditioning.image_only_BT is not None and bool(conditioning.image_only_BT.all()),
         )
         x = rearrange(self._joined(x_BCTHW, conditioning), "b c t h w -> (b t) c h w")
         x = self.conv_in(x, num_frames)
@@ -250,6 +252,24 @@ class VideoUNet(nn.Module):
     def temporal_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Parameters (by name) that an image network does not have."""
         return ((name, value) for name, value in self.named_parameters() if is_temporal(name))
+
+
+def with_images(network: Network, config: VideoUNetConfig) -> Network:
+    """A UNet of this shape to which every clip of one frame is an image, as it is to those who train on both.
+
+    By itself a UNet with temporal layers runs them on one frame too, unless `Conditioning.image_only_BT` says image, as
+    SVD's released weights are run; a pseudo-3D one never does.
+    """
+    if not config.temporal or config.pseudo3d:
+        return network
+
+    def told_of_images(x_BCTHW: Tensor, c_noise_B: Tensor, conditioning: Conditioning) -> Tensor:
+        if x_BCTHW.shape[2] == 1 and conditioning.image_only_BT is None:
+            images_BT = torch.ones(len(x_BCTHW), 1, dtype=torch.bool, device=x_BCTHW.device)
+            conditioning = replace(conditioning, image_only_BT=images_BT)
+        return network(x_BCTHW, c_noise_B, conditioning)
+
+    return told_of_images
 
 
 def is_temporal(name: str) -> bool:

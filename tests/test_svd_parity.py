@@ -118,9 +118,10 @@ PRECISIONS = pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-5),
 
 @torch.no_grad()
 @PRECISIONS
-def test_the_video_network_is_that_of_diffusers(dtype, bound):
+@pytest.mark.parametrize("num_frames", [1, 3])
+def test_the_video_network_is_that_of_diffusers(num_frames, dtype, bound):
     theirs = randomised(their_video()).to(dtype)
-    x_BCTHW, told = inputs(num_frames=3, num_tokens=5, dtype=dtype)
+    x_BCTHW, told = inputs(num_frames=num_frames, num_tokens=5, dtype=dtype)
     c_noise_B = torch.tensor([-1.2, 1.6])
     sample = torch.cat([x_BCTHW, told.frames_BCTHW], dim=1).transpose(1, 2)
     expected = theirs(sample, c_noise_B, told.text_BLD, told.numbers_BN).sample.transpose(1, 2)

@@ -10,6 +10,7 @@ import torch
 from models.blocks import TemporalConv, sinusoid
 from models.conditioning import Conditioning
 from models.video_unet import VideoUNet, VideoUNetConfig, is_temporal
+from training.objective import prediction_of
 
 TINY = VideoUNetConfig(width=16, multipliers=(1, 2), attention=(True, True), head_dim=8, text_dim=12)
 IMAGES = VideoUNetConfig(**{**vars(TINY), "temporal": False})
@@ -37,7 +38,8 @@ def inputs(num_clips=3, num_frames=4, seed=0):
 
 
 def one_frame(function, x_BCTHW, c_noise_B, conditioning):
-    frames = [function(frame, c_noise_B, conditioning) for frame in x_BCTHW.split(1, dim=2)]
+    told = replace(conditioning, image_only_BT=torch.ones(len(x_BCTHW), 1, dtype=torch.bool))
+    frames = [function(frame, c_noise_B, told) for frame in x_BCTHW.split(1, dim=2)]
     return torch.cat(frames, dim=2)
 
 
@@ -54,7 +56,7 @@ def test_inserted_temporal_layers_change_nothing_frame_by_frame():
 
 
 @torch.no_grad()
-def test_one_frame_is_the_image_network_whatever_the_temporal_layers_hold():
+def test_an_image_is_the_image_networks_whatever_the_temporal_layers_hold():
     video = randomised(VideoUNet(TINY))
     images = VideoUNet(IMAGES).eval()
     images.load_state_dict(
@@ -63,6 +65,16 @@ def test_one_frame_is_the_image_network_whatever_the_temporal_layers_hold():
     torch.testing.assert_close(one_frame(video, *inputs()), one_frame(images, *inputs()))
     difference = (video(*inputs()) - one_frame(images, *inputs())).abs().mean()
     assert difference > 0.01, "trained temporal layers must act on several frames"
+    x_BCTHW, c_noise_B, told = inputs(num_frames=1)
+    untold = (video(x_BCTHW, c_noise_B, told) - images(x_BCTHW, c_noise_B, told)).abs().mean()
+    assert untold > 0.01, "and on one that is not said to be an image"
+    heard = prediction_of(video, TINY)
+    torch.testing.assert_close(heard(x_BCTHW, c_noise_B, told), images(x_BCTHW, c_noise_B, told))
+    as_video = replace(told, image_only_BT=torch.zeros(3, 1, dtype=torch.bool))
+    assert torch.equal(heard(x_BCTHW, c_noise_B, as_video), video(x_BCTHW, c_noise_B, told))
+    assert torch.equal(heard(*inputs()), video(*inputs()))
+    still = VideoUNet(replace(TINY, pseudo3d=True)).eval()
+    assert prediction_of(still, still.config) is still, "its temporal layers let one frame be"
 
 
 @torch.no_grad()

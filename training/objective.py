@@ -21,6 +21,7 @@ from models.edm import SVD, Network, Preconditioning, clip_losses, log_normal_si
 from models.learned_variance import hybrid_losses, without_variance
 from models.networks import NetworkConfig
 from models.noise import Discrete, Flow, linear_betas, sigmas_of
+from models.video_unet import VideoUNetConfig, with_images
 
 Objective = Literal["edm", "flow", "iddpm"]
 
@@ -30,7 +31,9 @@ PRECONDITIONINGS: dict[Objective, Preconditioning] = {"edm": SVD, "flow": Flow()
 
 
 def prediction_of(network: Network, config: NetworkConfig) -> Network:
-    """A network of this shape without the variance that it may say."""
+    """A network of this shape without the variance that it may say; to a UNet a clip of one frame is an image."""
+    if isinstance(config, VideoUNetConfig):
+        return with_images(network, config)
     return without_variance(network) if config.says_variance else network
 
 
