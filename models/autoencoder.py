@@ -7,6 +7,7 @@ those that are causal in time the first frame and a quarter of the others).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -21,7 +22,10 @@ from warehouse.errors import InputError, WeightsError
 _VIDEO = {"AutoencoderKLCogVideoX": "temporal_compression_ratio", "AutoencoderKLWan": "scale_factor_temporal"}
 """Those that work on whole videos, a few frames at a time, and where their configuration has frames a latent."""
 _CLASSES = ("AutoencoderKL", "AutoencoderTiny", "AutoencoderKLTemporalDecoder", *_VIDEO)
-_CHUNK_PX = 2**20  # pixels worked on at once: 4 frames of 512x512 or 256 of 64x64
+_CHUNK_PX = 2**20  # pixels worked on at once where frames are apart: 4 frames of 512x512 or 256 of 64x64
+_TOGETHER_PX = 14 * 576 * 1024
+"""Pixels that a temporal decoder sees at once where nothing else is set: SVD's 14 frames at SVD's size. Its largest
+activation, 256 channels a pixel, then takes 8.5 GB in float32."""
 
 
 class Autoencoder:
@@ -29,11 +33,16 @@ class Autoencoder:
 
     `downsampling` is the ratio of sides, `time_downsampling` that of frames after the first, `latent_channels` the
     latents' C, `scale_factor` and `shift` what turns the network's own latents into ours (shift first; numbers, or one
-    per channel, (C, 1, 1)), `digest` names weights and scaling together.
+    per channel, (C, 1, 1)), `digest` names weights and scaling together. `decode_frames`: frames that a temporal decoder
+    sees at once; None: as many as have the pixels of SVD's 14 frames of 576x1024, at least one. Raises InputError for
+    fewer than one.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, decode_frames: int | None = None) -> None:
+        if decode_frames is not None and decode_frames < 1:
+            raise InputError(f"decode_frames is {decode_frames}, expected at least 1, or None for SVD's")
         config = network.config
+        self.decode_frames = decode_frames
         self.network = network.eval().requires_grad_(False)
         self.kind = type(network).__name__
         self.latent_channels: int = config.get("latent_channels") or config.z_dim
@@ -113,7 +122,9 @@ class Autoencoder:
     def decode(self, z_BTCHW: torch.Tensor) -> torch.Tensor:
         """Frames x_BTCHW, about [-1, 1] and not clipped, of latents that `encode` or a sampler gave.
 
-        A temporal decoder sees the frames of one chunk of one video together, as long as chunks are in memory.
+        A temporal decoder (SVD's) sees up to `decode_frames` frames of a video at once. Where the video is longer it is
+        decoded in pieces of that many frames, as few as cover it, which overlap evenly and are joined in the middle of
+        what two of them have in common; frames near such a seam are not those of a decoding as a whole.
         """
         self._check(z_BTCHW, self.latent_channels, multiple=1)
         frame_px = z_BTCHW.shape[-1] * z_BTCHW.shape[-2] * self.downsampling**2
@@ -129,8 +140,11 @@ class Autoencoder:
         return rearrange(x_NCHW, "(b t) c h w -> b t c h w", b=len(z_BTCHW))
 
     def _decode_together(self, z_TCHW: torch.Tensor, frame_px: int) -> torch.Tensor:
-        chunks = self._chunks(z_TCHW[None], frame_px)
-        return torch.cat([self.network.decode(chunk, num_frames=len(chunk)).sample for chunk in chunks])
+        parts = []
+        for seen, kept in _pieces(len(z_TCHW), self.decode_frames or max(1, _TOGETHER_PX // frame_px)):
+            piece = z_TCHW[seen].to(self.device, self.dtype)
+            parts.append(self.network.decode(piece, num_frames=len(piece)).sample[kept])
+        return torch.cat(parts)
 
     def _moments(self, x_NCHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         if self.kind == "AutoencoderTiny":  # has no posterior: its latents are the code itself
@@ -161,10 +175,15 @@ class Autoencoder:
 
 
 def load_autoencoder(
-    name_or_path: str = "embedded", dtype: torch.dtype = torch.float32, *, subfolder: str | None = None
+    name_or_path: str = "embedded",
+    dtype: torch.dtype = torch.float32,
+    *,
+    subfolder: str | None = None,
+    decode_frames: int | None = None,
 ) -> Autoencoder:
     """The embedded autoencoder, or one from a folder or a hub in diffusers' layout (`subfolder`: "vae" in a pipeline),
     or a folder with a pair of files of taesd, or a file of Stable Diffusion or Stable Video Diffusion (.safetensors).
+    `decode_frames`: see `Autoencoder`.
 
     Raises WeightsError where it cannot be read or is of another class than AutoencoderKL, AutoencoderTiny,
     AutoencoderKLTemporalDecoder (SVD's), and, of a quarter of the frames, AutoencoderKLCogVideoX and AutoencoderKLWan.
@@ -179,7 +198,7 @@ def load_autoencoder(
         network = load_original(name_or_path)
     else:
         network = _load_published(name_or_path, subfolder)
-    loaded = Autoencoder(network)
+    loaded = Autoencoder(network, decode_frames)
     nn.Module.to(loaded.network, dtype)  # after the digest, which must not depend on what we compute in
     return loaded
 
@@ -200,6 +219,19 @@ def _load_published(name_or_path: str, subfolder: str | None) -> nn.Module:
             f"layout, or 'embedded' ({error})"
         ) from error
     raise WeightsError(f"{where!r} holds a {kind}: expected one of {', '.join(_CLASSES)}")
+
+
+def _pieces(num_frames: int, together: int) -> list[tuple[slice, slice]]:
+    """Which frames are decoded together, and which of these are kept."""
+    together = min(together, num_frames)
+    count = -(-num_frames // together)
+    starts = [i * (num_frames - together) // max(1, count - 1) for i in range(count)]
+    seams = [(before + together + after) // 2 for before, after in pairwise(starts)]
+    kept = zip([0, *seams], [*seams, num_frames], strict=True)
+    return [
+        (slice(start, start + together), slice(first - start, last - start))
+        for start, (first, last) in zip(starts, kept, strict=True)
+    ]
 
 
 def _num_levels(config: Mapping[str, Any]) -> int:

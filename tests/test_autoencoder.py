@@ -8,6 +8,8 @@ import av
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from curation.reel.sample_reel import random_shots, render
@@ -103,6 +105,54 @@ def test_tiny_and_temporal_decoders_load_through_the_same_call(tmp_path):
     assert z.shape == (2, 3, 4, 16, 16)
     together = temporal.decode((z / 0.5).flatten(0, 1), num_frames=3).sample
     torch.testing.assert_close(loaded.decode(z).flatten(0, 1), together)
+
+
+@pytest.fixture
+def temporal(tmp_path):
+    network = save_small("AutoencoderKLTemporalDecoder", SMALL_TEMPORAL, tmp_path)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.copy_(torch.randn(parameter.shape) / max(1, parameter[0].numel()) ** 0.5)
+    network.save_pretrained(tmp_path)
+    return network, tmp_path
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("num_frames", [1, 5, 14])
+def test_a_temporal_decoder_sees_up_to_fourteen_frames_of_svds_size_together(
+    temporal, monkeypatch, num_frames
+):
+    assert 14 * 576 * 1024 <= module._TOGETHER_PX < 15 * 576 * 1024
+    monkeypatch.setattr(module, "_TOGETHER_PX", 14 * 16 * 16)
+    network, folder = temporal
+    loaded = load_autoencoder(str(folder))
+    z = torch.randn(2, num_frames, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    whole = [network.decode(clip / 0.5, num_frames=num_frames).sample for clip in z]
+    torch.testing.assert_close(loaded.decode(z), torch.stack(whole))
+    if num_frames > 1:
+        alone = load_autoencoder(str(folder), decode_frames=1).decode(z)
+        assert (alone - torch.stack(whole)).abs().mean() > 0.01, "frames hear each other"
+
+
+@torch.no_grad()
+def test_longer_clips_are_decoded_in_pieces_of_full_length(temporal):
+    network, folder = temporal
+    loaded = load_autoencoder(str(folder), decode_frames=14)
+    z = torch.randn(1, 25, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    head = network.decode(z[0, :14] / 0.5, num_frames=14).sample
+    tail = network.decode(z[0, 11:] / 0.5, num_frames=14).sample
+    torch.testing.assert_close(loaded.decode(z)[0], torch.cat([head[:12], tail[1:]]))
+    with pytest.raises(InputError, match="decode_frames is 0, expected at least 1"):
+        load_autoencoder(str(folder), decode_frames=0)
+
+
+@given(num_frames=st.integers(1, 60), together=st.integers(1, 20))
+def test_pieces_keep_every_frame_once_and_none_is_short(num_frames, together):
+    pieces = module._pieces(num_frames, together)
+    frames = range(num_frames)
+    assert [frame for seen, kept in pieces for frame in frames[seen][kept]] == list(frames)
+    assert {len(frames[seen]) for seen, _ in pieces} == {min(together, num_frames)}
+    assert len(pieces) == -(-num_frames // together)
 
 
 SMALL_COG = {
