@@ -1,6 +1,7 @@
 """What a network is told about a clip: text tokens, and numbers such as frame rate and motion.
 
-The text of a clip can be dropped, which replaces it by the null text: zeros that are attended to. Training drops it at
+The text of a clip can be dropped, which replaces it by the null text: zeros that are attended to, or in a network that has
+one (PixArt, Open-Sora's STDiT) a caption of its own, of as many tokens as the text had. Training drops it at
 random so that one network gives both sides of guidance; the numbers always stay (SVD keeps them too). Frames that join
 the input are dropped apart from it: a network that continues an image does without both (SVD), one that paints what a
 mask says needs mask and known frames on both sides (Stable Diffusion's inpainting).
@@ -32,7 +33,8 @@ class Conditioning:
     then the masked latents. `image_only_BT`: bool, true where a frame is an image of its own that temporal layers
     must leave alone. `given_BT`: bool, true where a frame of the input is given and clean
     (`models.edm.Preconditioning`). `shown_BT`: bool, true where `frames_BCTHW` holds a frame for a network that fills in
-    the others (`VideoUNetConfig.missing_size`). What a network does not ask for is None.
+    the others (`VideoUNetConfig.missing_size`). `dropped_BL`: of clips whose text was dropped the mask that it had, false
+    throughout for the others. What a network does not ask for is None.
     """
 
     text_BLD: Tensor
@@ -44,6 +46,7 @@ class Conditioning:
     image_only_BT: Tensor | None = None
     given_BT: Tensor | None = None
     shown_BT: Tensor | None = None
+    dropped_BL: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Conditioning:
         return Conditioning(*(value if value is None else value.to(device) for value in vars(self).values()))
@@ -53,12 +56,21 @@ def drop_text(conditioning: Conditioning, drop_B: Tensor) -> Conditioning:
     """Replace what is asked for of the clips where `drop_B` (bool) is true: by the null text, and by no class."""
     text_BLD = conditioning.text_BLD.masked_fill(drop_B[:, None, None], 0.0)
     label_B = conditioning.label_B
+    already_BL = _dropped(conditioning)
+    newly_B1 = drop_B[:, None] & ~already_BL.any(1, keepdim=True)
     return replace(
         conditioning,
         text_BLD=text_BLD,
+        dropped_BL=torch.where(newly_B1, conditioning.mask_BL, already_BL),
         mask_BL=conditioning.mask_BL | drop_B[:, None],
         label_B=None if label_B is None else label_B.masked_fill(drop_B, torch.nan),
     )
+
+
+def _dropped(conditioning: Conditioning) -> Tensor:
+    if conditioning.dropped_BL is None:
+        return torch.zeros_like(conditioning.mask_BL)
+    return conditioning.dropped_BL
 
 
 def drop_frames(conditioning: Conditioning, drop_B: Tensor) -> Conditioning:
@@ -91,7 +103,12 @@ def draw_dropout(num_clips: int, rate: float, generator: torch.Generator) -> Ten
 
 
 def stack(first: Conditioning, second: Conditioning) -> Conditioning:
-    """Two batches as one, first then second. Raises InputError where one has what the other lacks, or in another shape."""
+    """Two batches as one, first then second; the text of one alone may have been dropped.
+
+    Raises InputError where one has what the other lacks, or in another shape.
+    """
+    if (first.dropped_BL is None) != (second.dropped_BL is None):
+        first, second = (replace(each, dropped_BL=_dropped(each)) for each in (first, second))
     fields = {}
     for name, one in vars(first).items():
         other = getattr(second, name)

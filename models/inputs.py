@@ -109,6 +109,14 @@ def _text(told: Conditioning, num_clips: int, text_dim: int, dtype: torch.dtype)
     _boolean(told.mask_BL, "the mask of the text")
 
 
+def _short_enough(text_BLD: Tensor, null_tokens: int) -> None:
+    """What a text that is dropped is replaced by must be as long as the text."""
+    shorter = "its null caption has no more; encode shorter texts (encode.max_length)"
+    num_tokens = text_BLD.shape[1]
+    at_most = f"at most {null_tokens}"
+    _expect(not 0 < null_tokens < num_tokens, "number of text tokens", num_tokens, at_most, shorter)
+
+
 def _label(label_B: Tensor | None, num_clips: int, num_classes: int) -> None:
     _shaped(label_B, "label", (num_clips,))
     if _seen(label_B):
@@ -138,6 +146,7 @@ def check_transformer(
         )
     if config.text_dim is not None:
         _text(conditioning, num_clips, config.text_dim, dtype)
+        _short_enough(conditioning.text_BLD, config.null_tokens)
     if config.num_classes is not None:
         _label(conditioning.label_B, num_clips, config.num_classes)
     if config.sizes:

@@ -6,18 +6,22 @@ theirs holds them on top of each other (a fused query, key and value).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
+from models.positions import frame_positions, grid_positions, rotary_frequencies
 from models.transformers import TransformerConfig
 from models.unet_modules import unet_modules
 from models.video_unet import VideoUNetConfig
 from warehouse.errors import WeightsError
 
 Names = dict[str, str | tuple[str, ...]]
+Latent = tuple[int, int, int]
+"""Frames, height and width of latents."""
+Computed = Callable[[Latent], Tensor]
 
 
 @dataclass(frozen=True)
@@ -26,8 +30,12 @@ class Layout:
 
     names: Mapping[str, str | tuple[str, ...]]
     """Theirs to ours, by module or parameter."""
-    computed: tuple[str, ...] = ()
-    """Names in the file that hold what we compute, fixed positions say; passed over when reading."""
+    computed: Mapping[str, Computed] = field(default_factory=dict)
+    """Names in the file that hold what we compute, as positions for latents of one size; passed over when reading."""
+    copies: Mapping[str, str] = field(default_factory=dict)
+    """Names in the file that hold once more what another one holds."""
+    unwritten: tuple[str, ...] = ()
+    """Names that are read where a file has them, but which the class that reads what we write does not know."""
     vectors: tuple[str, ...] = ()
     """Names in the file that hold one number as a vector where ours is a number."""
     convolutions: tuple[str, ...] = ()
@@ -52,17 +60,24 @@ def read_weights(
     """Copies weights into a network.
 
     Raises:
-        WeightsError: a shape does not fit, or, if strict, a name is missing or not expected.
+        WeightsError: a shape does not fit, what should be a copy is none, or, if strict, a name is missing or not
+            expected.
     """
+    _check_copies(file, layout.copies)
     own = network.state_dict()
     found: dict[str, Tensor] = {}
     unexpected, reshaped = [], []
     for name, value in file.items():
         ours = _find(layout.names, name)
         if ours is None:
-            if name not in layout.computed:
+            if name not in layout.computed and name not in layout.copies:
                 unexpected.append(name)
             continue
+        if len(ours) > 1 and (value.ndim == 0 or len(value) % len(ours)):
+            raise WeightsError(
+                f"{name} has shape {tuple(value.shape)}, expected a first axis in {len(ours)} equal parts: "
+                f"{', '.join(ours)}; the file is damaged, or of a network with another configuration"
+            )
         for target, part in zip(ours, value.chunk(len(ours)), strict=True):
             if target not in own:
                 unexpected.append(name)
@@ -85,13 +100,27 @@ def read_weights(
     return Report(missing, tuple(unexpected), tuple(reshaped))
 
 
-def write_weights(network: nn.Module, layout: Layout) -> dict[str, Tensor]:
-    """A network's weights under the names of a layout. Raises WeightsError where the layout has no name for one."""
+def write_weights(network: nn.Module, layout: Layout, latent: Latent | None = None) -> dict[str, Tensor]:
+    """A network's weights under the names of a layout.
+
+    Args:
+        latent: the latents that the file is for, asked for by layouts that hold fixed positions.
+
+    Raises:
+        WeightsError: the layout has no name for a weight, or holds positions and no `latent` is given.
+    """
+    if layout.computed and latent is None:
+        raise WeightsError(
+            f"the layout holds {', '.join(layout.computed)} for latents of one size: name their frames, height and width"
+        )
     own = network.state_dict()
     written: dict[str, Tensor] = {}
     left = set(own)
     for theirs, ours in layout.names.items():
         ours = (ours,) if isinstance(ours, str) else ours
+        if theirs in layout.unwritten:
+            left -= set(ours)
+            continue
         for suffix in ("", ".weight", ".bias"):
             parts = [own.get(name + suffix) for name in ours]
             if parts[0] is not None:
@@ -103,7 +132,15 @@ def write_weights(network: nn.Module, layout: Layout) -> dict[str, Tensor]:
         written[name] = written[name][..., None, None]
     if left:
         raise WeightsError(f"the layout has no name for {_some('ours', sorted(left))}")
-    return written
+    written |= {copy: written[name].clone() for copy, name in layout.copies.items()}
+    return written | {name: compute(latent) for name, compute in layout.computed.items()}
+
+
+def _check_copies(file: Mapping[str, Tensor], copies: Mapping[str, str]) -> None:
+    """The networks here have one weight for all copies; one that was trained apart from the others cannot be read."""
+    for copy, name in copies.items():
+        if copy in file and name in file and not torch.equal(file[copy], file[name]):
+            raise WeightsError(f"{copy} is not what {name} is, expected a copy; networks here hold it once")
 
 
 def _find(names: Mapping[str, str | tuple[str, ...]], name: str) -> tuple[str, ...] | None:
@@ -158,13 +195,18 @@ def _diffusers_single(config: TransformerConfig) -> Names:
 
 
 def pixart_diffusers(config: TransformerConfig) -> Layout:
-    """diffusers' PixArtTransformer2DModel."""
+    """diffusers' PixArtTransformer2DModel.
+
+    Its early files hold the learned null caption; its class does not, and asks T5 for the empty text instead.
+    """
     names = _diffusers_single(config)
+    null = "caption_projection.y_embedding"
+    names |= {null: "null_text"} if config.null_tokens else {}
     for i in range(config.depth):
         theirs, ours = f"transformer_blocks.{i}", f"blocks.{i}"
         names |= _diffusers_block(theirs, ours, True)
         names[f"{theirs}.scale_shift_table"] = f"{ours}.table"
-    return Layout(names)
+    return Layout(names, unwritten=(null,))
 
 
 def latte_t2v_diffusers(config: TransformerConfig) -> Layout:
@@ -178,7 +220,7 @@ def latte_t2v_diffusers(config: TransformerConfig) -> Layout:
 
 
 def dit_diffusers(config: TransformerConfig) -> Layout:
-    """diffusers' DiTTransformer2DModel, which holds a copy of the embedding in every block; the first one's is read."""
+    """diffusers' DiTTransformer2DModel, which holds a copy of the embedding in every block."""
     names: Names = {
         "pos_embed.proj": "patches",
         "proj_out_1": "output.modulate",
@@ -189,7 +231,7 @@ def dit_diffusers(config: TransformerConfig) -> Layout:
         "timestep_embedder.linear_2": "noise.2",
         "class_embedder.embedding_table": "classes",
     }
-    copies = []
+    copies = {}
     for i in range(config.depth):
         theirs, ours = f"transformer_blocks.{i}", f"blocks.{i}"
         names |= _diffusers_block(theirs, ours, False)
@@ -197,8 +239,12 @@ def dit_diffusers(config: TransformerConfig) -> Layout:
         if i == 0:
             names |= {f"{theirs}.norm1.emb.{a}": f"embedding.{b}" for a, b in embedding.items()}
         else:
-            copies += [f"{theirs}.norm1.emb.{a}.{p}" for a in embedding for p in ("weight", "bias")]
-    return Layout(names, tuple(copies))
+            held = [f"{a}.{p}" for a in embedding for p in ("weight", "bias") if (a, p) != _TABLE_BIAS]
+            copies |= {f"{theirs}.norm1.emb.{a}": f"transformer_blocks.0.norm1.emb.{a}" for a in held}
+    return Layout(names, copies=copies)
+
+
+_TABLE_BIAS = ("class_embedder.embedding_table", "bias")  # which a table does not have
 
 
 def _original_block(ours: str, config: TransformerConfig, modulation: str) -> Names:
@@ -245,6 +291,7 @@ def pixart_original(config: TransformerConfig) -> Layout:
     names: Names = {
         f"{theirs}.mlp.{i}": f"embedding.{ours}.{i}" for theirs, ours in told.items() for i in (0, 2)
     }
+    names |= {"y_embedder.y_embedding": "null_text"} if config.null_tokens else {}
     if config.temporal == "own":
         names["t_block_temp.1"] = "shared_temporal"
     names |= {
@@ -257,7 +304,24 @@ def pixart_original(config: TransformerConfig) -> Layout:
     }
     for i in range(config.depth):
         names |= _original_block(f"blocks.{i}", config, "scale_shift_table")
-    return Layout(names, ("pos_embed", "pos_embed_temporal", "y_embedder.y_embedding", "rope.freqs"))
+    if config.rotary == "time":
+        return Layout(names, {"rope.freqs": lambda _: rotary_frequencies(config.head_dim // 2).float()})
+    computed: dict[str, Computed] = {"pos_embed": _grid(config)}
+    computed |= {} if config.temporal == "none" else {"pos_embed_temporal": _frames(config)}
+    return Layout(names, computed)
+
+
+def _grid(config: TransformerConfig) -> Computed:
+    def positions(latent: Latent) -> Tensor:
+        rows, columns = (side // config.patch for side in latent[1:])
+        scale, base = config.position_scale, config.position_base
+        return grid_positions(rows, columns, config.width, scale, base, torch.empty(0))[None]
+
+    return positions
+
+
+def _frames(config: TransformerConfig) -> Computed:
+    return lambda latent: frame_positions(latent[0], config.width, config.frame_scale, torch.empty(0))[None]
 
 
 def stdit3_original(config: TransformerConfig) -> Layout:
@@ -287,7 +351,9 @@ def dit_original(config: TransformerConfig) -> Layout:
         names["y_embedder.embedding_table"] = "embedding.classes"
     for i in range(config.depth):
         names |= _original_block(f"blocks.{i}", config, "adaLN_modulation.1")
-    return Layout(names, ("pos_embed", "temp_embed"))
+    computed: dict[str, Computed] = {"pos_embed": _grid(config)}
+    computed |= {} if set(config.attention) == {"full"} else {"temp_embed": _frames(config)}
+    return Layout(names, computed)
 
 
 def _unet(config: VideoUNetConfig, column: int) -> Layout:

@@ -53,12 +53,15 @@ def _per_size(
 
 
 _TEXT = {"attention": ("space",), "modulation": "single", "cross": (True,), "text_dim": 4096}
-_PIXART = _sized("xl", 2, **_TEXT, position_scale=0.5, position_base=16)
-_STDIT = _sized("xl", 2, **_TEXT, temporal="sequential", position_scale=0.5)
-_LATTE_T2V = replace(_PIXART, depth=56, attention=("space", "time"), cross=(True, False), position_scale=1.0)
+_PIXART = _sized("xl", 2, **_TEXT, null_tokens=120, position_scale=0.5, position_base=16)
+_STDIT = _sized("xl", 2, **_TEXT, null_tokens=120, temporal="sequential", position_scale=0.5)
+_LATTE_T2V = replace(
+    _PIXART, null_tokens=0, depth=56, attention=("space", "time"), cross=(True, False), position_scale=1.0
+)
 
 _STDIT2 = replace(
     _STDIT,
+    null_tokens=200,
     temporal="own",
     qk_norm=True,
     rotary="time",
@@ -71,6 +74,7 @@ _STDIT2 = replace(
 )
 _STDIT3 = replace(
     _STDIT2,
+    null_tokens=300,
     depth=56,
     attention=("space", "time"),
     temporal="none",

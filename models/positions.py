@@ -64,9 +64,13 @@ def rotary_angles(positions_NA: Tensor, head_dim: int) -> Tensor:
             f"{num_axes} axes; change width or num_heads"
         )
     num_pairs = head_dim // (2 * num_axes)
-    device = positions_NA.device
-    frequency = 10_000.0 ** -(torch.arange(num_pairs, dtype=torch.float64, device=device) / num_pairs)
+    frequency = rotary_frequencies(num_pairs).to(positions_NA.device)
     return (positions_NA.double()[..., None] * frequency).float()
+
+
+def rotary_frequencies(num_pairs: int) -> Tensor:
+    """Angles of one step (num_pairs,), float64, from 1 down to almost 1 / 10,000."""
+    return 10_000.0 ** -(torch.arange(num_pairs, dtype=torch.float64) / num_pairs)
 
 
 def rotate(x_BHNC: Tensor, angles: Tensor, pairing: Pairing) -> Tensor:

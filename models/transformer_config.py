@@ -27,8 +27,9 @@ class TransformerConfig:
     also has a temporal attention of its own: after the spatial one on the bare stream ("sequential") or beside it
     ("parallel", both STDiT), after it under the same modulation ("normed", Latte's variant 3) or under three numbers
     of its own ("own", STDiT2). `cross`: for each entry of `attention` whether such blocks attend to the text.
-    `text_dim`: channels of a text token; `num_classes`: of labels; None where there are none. `sizes`: whether the
-    network is told height, width and aspect ratio; `fps`, `num_frames`: whether it is told these.
+    `text_dim`: channels of a text token; `null_tokens`: tokens of the caption that stands for a text that is dropped,
+    and so the most that a text may have; 0 where zeros do. `num_classes`: of labels; None where there are none.
+    `sizes`: whether the network is told height, width and aspect ratio; `fps`, `num_frames`: whether it is told these.
     `qk_norm`: whether queries and keys are normalised. `rotary`: what rotates them, in self-attention: nothing, the
     frame in attention over time, or frame, row and column; what rotates is not added to the tokens. `rotary_first`:
     whether it rotates them before they are normalised.
@@ -50,6 +51,7 @@ class TransformerConfig:
     temporal: Temporal = "none"
     cross: tuple[bool, ...] = (False,)
     text_dim: int | None = None
+    null_tokens: int = 0
     num_classes: int | None = None
     sizes: bool = False
     fps: bool = False

@@ -95,6 +95,9 @@ class DiffusionTransformer(nn.Module):
         self.shared = nn.Linear(width, 6 * width) if config.modulation == "single" else None
         self.shared_temporal = nn.Linear(width, 3 * width) if config.temporal == "own" else None
         self.text = None if config.text_dim is None else mlp(config.text_dim, width, width, nn.GELU("tanh"))
+        if config.null_tokens:  # drawn once and never trained, as in PixArt and STDiT
+            null_LD = torch.randn(config.null_tokens, config.text_dim) / config.text_dim**0.5
+            self.register_buffer("null_text", null_LD)
         self.blocks = nn.ModuleList(Block(config, index) for index in range(config.depth))
         self.output = Output(config)
 
@@ -142,6 +145,18 @@ class DiffusionTransformer(nn.Module):
         )
         return rotary_angles(at, self.config.head_dim)
 
+    def _asked(self, conditioning: Conditioning) -> tuple[Tensor, Tensor] | None:
+        """Tokens of the text and which count; a text that was dropped is the null caption, as long as the text was."""
+        if self.text is None:
+            return None
+        text_BLD, mask_BL = conditioning.text_BLD, conditioning.mask_BL
+        if self.config.null_tokens and conditioning.dropped_BL is not None:
+            dropped_B1 = conditioning.dropped_BL.any(1, keepdim=True)
+            null_LD = self.null_text[: text_BLD.shape[1]].to(text_BLD)
+            text_BLD = torch.where(dropped_B1[..., None], null_LD, text_BLD)
+            mask_BL = torch.where(dropped_B1, conditioning.dropped_BL, mask_BL)
+        return self.text(text_BLD), mask_BL
+
     def _heard(
         self, x_BTSC: Tensor, rows: int, columns: int, time_B: Tensor, conditioning: Conditioning
     ) -> tuple[Heard, Tensor]:
@@ -161,7 +176,7 @@ class DiffusionTransformer(nn.Module):
             embedding,
             shared,
             self.shared_temporal(F.silu(level + motion)).unflatten(2, (3, -1)) if own else None,
-            None if self.text is None else (self.text(conditioning.text_BLD), conditioning.mask_BL),
+            self._asked(conditioning),
             frame_positions(num_frames, config.width, config.frame_scale, x_BTSC),
             self._angles(num_frames, rows, columns, x_BTSC.device),
             conditioning.image_only_BT,

@@ -279,7 +279,8 @@ def is_temporal(name: str) -> bool:
 
 def widened(tensors: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
     """Weights of an earlier network for one that takes more inputs: numbers after the earlier ones, frames that
-    join the input. The new inputs have zero weights, so that the network begins as the earlier one.
+    join the input. The new inputs have zero weights, so that the network begins as the earlier one. A null caption of
+    another length is cut, or its last token repeated (Open-Sora 1.2).
     """
     wanted = network.state_dict()
     result = dict(tensors)
@@ -288,4 +289,7 @@ def widened(tensors: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tens
         if added > 0:
             zeros = tensors[name].new_zeros(len(tensors[name]), added, *tensors[name].shape[2:])
             result[name] = torch.cat([tensors[name], zeros], dim=1)
+    if "null_text" in tensors and "null_text" in wanted:
+        last = len(tensors["null_text"]) - 1
+        result["null_text"] = tensors["null_text"][torch.arange(len(wanted["null_text"])).clamp(max=last)]
     return result

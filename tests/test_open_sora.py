@@ -157,7 +157,7 @@ def test_stdit_is_its_formulas(version, given, columns):
     config = SMALL_NETWORKS[f"stdit{version}"].config
     network = randomised(DiffusionTransformer(config)).double()
     layout = (pixart_original if version == 2 else stdit3_original)(config)
-    reference = Reference(write_weights(network, layout), rotary_first=version == 2)
+    reference = Reference(write_weights(network, layout, (3, 8, 8)), rotary_first=version == 2)
     x_BCTHW, time_B, told = inputs_of(f"stdit{version}")
     x_BCTHW = torch.cat([x_BCTHW, x_BCTHW.flip(4)], dim=4)[..., :columns].double()
     told = replace(told, text_BLD=told.text_BLD.double())

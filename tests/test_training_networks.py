@@ -21,7 +21,7 @@ from models.learned_variance import hybrid_losses
 from models.networks import NETWORKS
 from models.transformers import DiffusionTransformer
 from tests.test_sample import Letters
-from training.checkpoints import load_weights
+from training.checkpoints import Weights, load_weights, start_from
 from training.job import Job
 from training.objective import PRECONDITIONINGS, draw_sigmas, prediction_of, training_losses
 from training.recipe import Recipe, with_settings
@@ -29,7 +29,7 @@ from training.recipes import RECIPES, recipe_from
 from training.sample import Sampling, sample_videos, write_video
 from training.stage import run_stage
 from training.stop import StopRequest
-from warehouse.errors import SettingsError
+from warehouse.errors import SettingsError, WeightsError
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:lightning", "ignore:.*LeafSpec.*")
 
@@ -52,6 +52,22 @@ def recipe(network: str, objective: str) -> Recipe:
     settings = {"network": network, "objective": objective, **CASES[network, objective]}
     more = {"num_samples": 8 * 16, "log_every_steps": 1, "evaluate_clips": 16}
     return with_settings(tiny_stage.VIDEO, settings | more)
+
+
+@pytest.mark.parametrize(("tokens", "taken"), [(2, [0, 1]), (5, [0, 1, 2, 2, 2]), (0, [])])
+def test_a_stage_takes_over_the_null_caption_at_its_own_length(tokens, taken) -> None:
+    """Open-Sora 1.2 cuts PixArt's, or repeats its last token."""
+    small = {"width": 48, "depth": 4, "num_heads": 4, "text_dim": 6}
+    image = replace(NETWORKS["pixart-xl-2"].config, **small, null_tokens=3)
+    video = replace(NETWORKS["stdit-xl-2"].config, **small, null_tokens=tokens)
+    earlier, later = DiffusionTransformer(image), DiffusionTransformer(video)
+    weights = Weights(image, earlier.state_dict(), torch.zeros(255), {})
+    if not tokens:
+        with pytest.raises(WeightsError, match="null_text"):
+            start_from(later, weights)
+        return
+    start_from(later, weights)
+    assert torch.equal(later.null_text, earlier.null_text[taken])
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from models import layouts
-from models.conditioning import Conditioning
+from models.conditioning import Conditioning, drop_text, stack, without_text
 from models.layouts import (
     Layout,
     dit_diffusers,
@@ -23,8 +24,9 @@ from models.layouts import (
 )
 from models.networks import NETWORKS, build, describe
 from models.transformers import DiffusionTransformer, TransformerConfig
-from warehouse.errors import WeightsError
+from warehouse.errors import InputError, WeightsError
 
+LATENT = (3, 8, 8)
 SMALL = {"width": 48, "depth": 4, "num_heads": 4}
 SPACE = TransformerConfig(**SMALL, attention=("space",), modulation="single", cross=(True,), text_dim=20)
 STDIT = replace(SPACE, temporal="sequential")
@@ -108,6 +110,15 @@ def test_pixart_is_diffusers_own(sizes: bool, side: int) -> None:
             x_BCTHW[:, :, 0], told.text_BLD, time_B, added, encoder_attention_mask=told.mask_BL.float()
         ).sample
         assert (ours(x_BCTHW, time_B, told)[:, :, 0] - expected).abs().max() < 1e-5
+    assert_comes_back(theirs, write_weights(ours, pixart_diffusers(ours.config)))
+
+
+def assert_comes_back(theirs: nn.Module, written: dict[str, Tensor]) -> None:
+    """What was written is what diffusers' class loads and held before."""
+    before = theirs.state_dict()
+    again = randomised(copy.deepcopy(theirs), seed=1)
+    again.load_state_dict(written, strict=True)
+    assert all(torch.equal(value, before[name]) for name, value in again.state_dict().items())
 
 
 def test_latte_t2v_is_diffusers_own() -> None:
@@ -128,6 +139,7 @@ def test_latte_t2v_is_diffusers_own() -> None:
     with torch.no_grad():
         expected = theirs(x_BCTHW, time_B, told.text_BLD).sample
         assert (ours(x_BCTHW, time_B, told) - expected).abs().max() < 1e-5
+    assert_comes_back(theirs, write_weights(ours, latte_t2v_diffusers(ours.config)))
 
 
 def test_dit_is_diffusers_own() -> None:
@@ -152,20 +164,26 @@ def test_dit_is_diffusers_own() -> None:
     with torch.no_grad():
         expected = theirs(x_BCTHW[:, :, 0], time_B, label_B).sample
         assert (ours(x_BCTHW, time_B, told)[:, :, 0] - expected).abs().max() < 1e-5
+    written = write_weights(ours, dit_diffusers(ours.config))
+    assert_comes_back(theirs, written)
+    written["transformer_blocks.2.norm1.emb.timestep_embedder.linear_1.bias"] += 1
+    with pytest.raises(WeightsError, match=r"blocks.2.norm1.*linear_1.bias is not what transformer_blocks.0"):
+        read_weights(ours, written, dit_diffusers(ours.config))
 
 
 @pytest.mark.parametrize(
     ("config", "layout"),
     [
         (SPACE, pixart_diffusers), (replace(SPACE, sizes=True), pixart_diffusers), (SPACE, pixart_original),
-        (STDIT, pixart_original), (T2V, latte_t2v_diffusers), (DIT, dit_original), (LATTE, dit_original),
+        (replace(STDIT, null_tokens=6), pixart_original), (T2V, latte_t2v_diffusers), (DIT, dit_original),
+        (LATTE, dit_original),
     ],
 )  # fmt: skip
 def test_weights_go_there_and_back(
     config: TransformerConfig, layout: Callable[[TransformerConfig], Layout]
 ) -> None:
     ours = randomised(DiffusionTransformer(config))
-    written = write_weights(ours, layout(config))
+    written = write_weights(ours, layout(config), LATENT)
     again = DiffusionTransformer(config)
     report = read_weights(again, written, layout(config))
     assert report.missing == report.unexpected == report.reshaped == ()
@@ -175,7 +193,9 @@ def test_weights_go_there_and_back(
 def test_what_does_not_fit_is_named() -> None:
     ours = randomised(DiffusionTransformer(STDIT))
     layout = pixart_original(STDIT)
-    written = write_weights(ours, layout)
+    with pytest.raises(WeightsError, match="holds pos_embed, pos_embed_temporal for latents of one size"):
+        write_weights(ours, layout)
+    written = write_weights(ours, layout, LATENT)
     assert written["blocks.0.attn.qkv.weight"].shape == (144, 48)
     del written["blocks.1.mlp.fc1.bias"]
     written["extra"] = torch.zeros(3)
@@ -194,12 +214,133 @@ def test_what_does_not_fit_is_named() -> None:
         read_weights(ours, written, layout, strict=False)
 
 
+@pytest.mark.parametrize("damaged", [torch.tensor(1.0), torch.zeros(2), torch.zeros(143, 48)])
+def test_a_fused_weight_that_cannot_be_parted_is_named(damaged: Tensor) -> None:
+    ours = DiffusionTransformer(STDIT)
+    layout = pixart_original(STDIT)
+    written = write_weights(ours, layout, LATENT) | {"blocks.0.attn.qkv.weight": damaged}
+    with pytest.raises(
+        WeightsError, match=r"blocks.0.attn.qkv.weight has shape .*3 equal parts.*to_q.weight"
+    ):
+        read_weights(ours, written, layout)
+
+
+def names_of_dit(depth: int) -> set[str]:
+    """Of the state of DiT as its authors publish it; Latte's, without classes, has `temp_embed` besides."""
+    modules = ["x_embedder.proj", "t_embedder.mlp.0", "t_embedder.mlp.2", "final_layer.linear"]
+    modules += ["final_layer.adaLN_modulation.1"]
+    inside = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2", "adaLN_modulation.1")
+    modules += [f"blocks.{i}.{name}" for i in range(depth) for name in inside]
+    return {f"{name}.{leaf}" for name in modules for leaf in ("weight", "bias")} | {"pos_embed"}
+
+
+def names_of_pixart(depth: int, temporal: bool) -> set[str]:
+    """Of the state of PixArt-alpha as its authors publish it, and of Open-Sora 1.0's STDiT."""
+    modules = ["x_embedder.proj", "t_embedder.mlp.0", "t_embedder.mlp.2", "t_block.1", "final_layer.linear"]
+    modules += ["y_embedder.y_proj.fc1", "y_embedder.y_proj.fc2"]
+    inside = ["attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"]
+    inside += ["cross_attn.q_linear", "cross_attn.kv_linear", "cross_attn.proj"]
+    inside += ["attn_temp.qkv", "attn_temp.proj"] if temporal else []
+    modules += [f"blocks.{i}.{name}" for i in range(depth) for name in inside]
+    tables = {f"blocks.{i}.scale_shift_table" for i in range(depth)} | {"final_layer.scale_shift_table"}
+    fixed = {"pos_embed", "y_embedder.y_embedding"} | ({"pos_embed_temporal"} if temporal else set())
+    return {f"{name}.{leaf}" for name in modules for leaf in ("weight", "bias")} | tables | fixed
+
+
+@pytest.mark.parametrize(
+    ("config", "layout", "names"),
+    [
+        (DIT, dit_original, names_of_dit(4) | {"y_embedder.embedding_table.weight"}),
+        (replace(LATTE, num_classes=None), dit_original, names_of_dit(4) | {"temp_embed"}),
+        (replace(SPACE, null_tokens=6), pixart_original, names_of_pixart(4, False)),
+        (replace(STDIT, null_tokens=6), pixart_original, names_of_pixart(4, True)),
+    ],
+)  # fmt: skip
+def test_original_files_hold_all_that_the_authors_classes_do(
+    config: TransformerConfig, layout: Callable[[TransformerConfig], Layout], names: set[str]
+) -> None:
+    network = randomised(DiffusionTransformer(config))
+    written = write_weights(network, layout(config), LATENT)
+    assert set(written) == names
+    if config.null_tokens:
+        assert torch.equal(written["y_embedder.y_embedding"], network.null_text)
+
+
+def test_positions_in_files_are_those_of_the_authors_formulas() -> None:
+    """diffusers computes tables of its own by the formulas that DiT, PixArt and Latte share."""
+    from diffusers.models.embeddings import get_1d_sincos_pos_embed_from_grid, get_2d_sincos_pos_embed
+
+    pixart = replace(SPACE, position_scale=2.0, position_base=4)
+    for config, layout, options in (
+        (DIT, dit_original, {"base_size": 4}),
+        (pixart, pixart_original, {"base_size": 4, "interpolation_scale": 2.0}),
+    ):
+        table = layout(config).computed["pos_embed"](LATENT)
+        theirs = get_2d_sincos_pos_embed(config.width, 4, **options, output_type="pt")
+        torch.testing.assert_close(table, theirs.float()[None], atol=1e-6, rtol=0)
+    moment = torch.arange(3) / 0.5
+    theirs = get_1d_sincos_pos_embed_from_grid(48, moment, output_type="pt").float()
+    timed = replace(STDIT, frame_scale=0.5)
+    in_file = pixart_original(timed).computed["pos_embed_temporal"](LATENT)
+    torch.testing.assert_close(in_file, theirs[None], atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        dit_original(replace(LATTE, frame_scale=0.5)).computed["temp_embed"](LATENT),
+        theirs[None],
+        atol=1e-6,
+        rtol=0,
+    )
+
+
+def test_rotary_frequencies_in_files_are_those_of_the_paper() -> None:
+    """theta_i = 10000^(-2 i / d) (Su et al. 2021, section 3.2.2)."""
+    turning = replace(STDIT, temporal="own", rotary="time", qk_norm=True)
+    written = write_weights(DiffusionTransformer(turning), pixart_original(turning), LATENT)
+    expected = [10_000.0 ** (-2 * i / 12) for i in range(6)]
+    torch.testing.assert_close(written["rope.freqs"], torch.tensor(expected))
+    assert not {"pos_embed", "pos_embed_temporal"} & set(written)
+
+
+def test_diffusers_class_of_pixart_has_no_null_caption_though_its_early_files_do() -> None:
+    theirs, config = theirs_pixart(use_additional_conditions=False)
+    config = replace(config, null_tokens=6)
+    null_LD = torch.randn(6, 20)
+    ours = DiffusionTransformer(config)
+    with pytest.raises(WeightsError, match=r"1 missing \(null_text\)"):
+        read_weights(ours, theirs.state_dict(), pixart_diffusers(config))
+    read_weights(
+        ours, theirs.state_dict() | {"caption_projection.y_embedding": null_LD}, pixart_diffusers(config)
+    )
+    assert torch.equal(ours.null_text, null_LD)
+    assert_comes_back(theirs, write_weights(ours, pixart_diffusers(config)))
+
+
+def test_a_dropped_text_is_the_networks_own_null_caption() -> None:
+    """PixArt replaces the tokens of a dropped caption, and goes on with its mask."""
+    network = randomised(DiffusionTransformer(replace(SPACE, null_tokens=6)))
+    network.null_text.copy_(torch.randn(6, 20, generator=torch.Generator().manual_seed(3)))
+    x_BCTHW, time_B, told = inputs()
+    by_hand = replace(told, text_BLD=network.null_text[:5].expand(2, -1, -1))
+    with torch.no_grad():
+        expected, asked = network(x_BCTHW, time_B, by_hand), network(x_BCTHW, time_B, told)
+        torch.testing.assert_close(network(x_BCTHW, time_B, without_text(told)), expected)
+        twice = drop_text(drop_text(told, torch.tensor([True, False])), torch.tensor([True, False]))
+        some = network(x_BCTHW, time_B, twice)
+        torch.testing.assert_close(some, torch.stack([expected[0], asked[1]]))
+        both = stack(without_text(told), told)
+        x, time = torch.cat([x_BCTHW] * 2), torch.cat([time_B] * 2)
+        torch.testing.assert_close(network(x, time, both), torch.cat([expected, asked]), atol=1e-5, rtol=1e-5)
+    assert (expected - asked).abs().mean() > 1e-3
+    longer = replace(told, text_BLD=told.text_BLD.repeat(1, 2, 1), mask_BL=told.mask_BL.repeat(1, 2))
+    with pytest.raises(InputError, match="number of text tokens is 10, expected at most 6"):
+        network(x_BCTHW, time_B, longer)
+
+
 def test_stdit_starts_as_pixart_frame_by_frame() -> None:
     """Open-Sora's way to begin: PixArt's weights, temporal attention that says zero."""
     image = randomised(DiffusionTransformer(SPACE))
     video = DiffusionTransformer(STDIT).eval()
     report = read_weights(
-        video, write_weights(image, pixart_original(SPACE)), pixart_original(STDIT), strict=False
+        video, write_weights(image, pixart_original(SPACE), LATENT), pixart_original(STDIT), strict=False
     )
     assert {name.split(".")[2] for name in report.missing} == {"temporal"}
     assert report.unexpected == ()

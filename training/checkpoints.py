@@ -197,7 +197,8 @@ def _described(file: Any, path: Path) -> dict[str, str]:
 
 def start_from(network: nn.Module, weights: Weights) -> None:
     """Put earlier weights into a network. New may be temporal layers, frames that join the input and what stands for
-    missing ones, numbers that follow the earlier ones, and the whole embedding of numbers where there were none.
+    missing ones, numbers that follow the earlier ones, and the whole embedding of numbers or the null caption where there
+    were none.
     Raises WeightsError.
     """
     try:
@@ -216,7 +217,7 @@ def start_from(network: nn.Module, weights: Weights) -> None:
 def _may_be_new(earlier: NetworkConfig) -> tuple[str, ...]:
     """How parameters begin that a network may have more than the earlier one, besides temporal ones."""
     if not isinstance(earlier, VideoUNetConfig):
-        return ()
+        return () if earlier.null_tokens else ("null_text",)
     new = ("embedding.numbers.",) if earlier.num_numbers == 0 else ()
     return new + (("missing_frame",) if not earlier.missing_size else ())
 
