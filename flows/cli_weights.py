@@ -52,7 +52,8 @@ def export(
 
 def import_weights(
     source: Annotated[
-        Path, typer.Argument(metavar="SOURCE", help="A folder of diffusers, or a file in Stability's layout.")
+        Path,
+        typer.Argument(metavar="SOURCE", help="A folder of diffusers, or a file in its authors' layout."),
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder, which then counts as a run.")],
     network: Annotated[
@@ -63,10 +64,31 @@ def import_weights(
     """Make weights of others a run that `train --init-from` and `sample --run` take."""
     from dataclasses import asdict
 
-    from training.publish import import_weights as run_import
+    from training.imported import import_weights as run_import
 
-    config = run_import(source, out, network)
-    console.emit({"path": str(out), "network": asdict(config)}, json, lambda: print(f"{out}: {config}"))
+    made = run_import(source, out, network)
+    other = {
+        "reshaped": list(made.report.reshaped),
+        "passed_over": list(made.report.passed),
+        "left": list(made.left),
+    }
+    result = {"path": str(out), "network": asdict(made.config), "layout": made.layout, **other}
+    console.emit(result, json, lambda: _print_imported(out, made.config, made.layout, other))
+
+
+_OTHER = {
+    "reshaped": "held with axes of length 1 more or less, and reshaped",
+    "passed_over": "computed here, or a copy, and passed over",
+    "left": "of other networks in the file, and left there",
+}
+
+
+def _print_imported(out: Path, config: object, layout: str, other: dict[str, list[str]]) -> None:
+    print(f"{out}: {config}, from {layout}")
+    for kind, names in other.items():
+        if names:
+            some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+            print(f"{len(names)} {_OTHER[kind]}: {some}")
 
 
 COMMANDS = (export, import_weights)

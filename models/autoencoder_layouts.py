@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -20,6 +20,8 @@ ORIGINAL_KINDS = ("AutoencoderKL", "AutoencoderKLTemporalDecoder")
 _TEMPORAL = {"in_layers.0": "norm1", "in_layers.2": "conv1", "out_layers.0": "norm2", "out_layers.3": "conv2"}
 _ATTENTION = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0"}
 _PREFIX = "first_stage_model."
+SCALE = "first_stage_model.scale_factor"
+"""Of a file's metadata; Stability's code has it in the model's settings, as `scale_factor`."""
 _LATENT = ("quant_conv", "post_quant_conv")
 
 
@@ -27,12 +29,26 @@ def autoencoder_original(network: nn.Module) -> Layout:
     """The authors' layout of an AutoencoderKL or AutoencoderKLTemporalDecoder, without the prefix `first_stage_model.`.
 
     Levels of the decoder count from the finest one there, from the coarsest here; the middle's attention is made of
-    1x1 convolutions there, of linear layers here. Raises WeightsError for a network of another class.
+    1x1 convolutions there, of linear layers here. Raises WeightsError for a network of another class, or one that their
+    code would compute otherwise.
     """
     if (kind := type(network).__name__) not in ORIGINAL_KINDS:
         raise WeightsError(
             f"the original layout has no names for a {kind}: expected {' or '.join(ORIGINAL_KINDS)}"
         )
+    config = network.config
+    unlike = {
+        f"group norms of {config.get('norm_num_groups')} groups (it has 32)": config.get(
+            "norm_num_groups", 32
+        )
+        != 32,
+        f"act_fn {config.get('act_fn')}": config.get("act_fn", "silu") != "silu",
+        "no attention in the middle": not config.get("mid_block_add_attention", True),
+        f"a shift of {config.get('shift_factor')}": bool(config.get("shift_factor")),
+    }
+    if any(unlike.values()):
+        differ = ", ".join(what for what, holds in unlike.items() if holds)
+        raise WeightsError(f"Stability's autoencoder and this {kind} differ in {differ}")
     own = {name.rpartition(".")[0] for name in network.state_dict()} | set(network.state_dict())
     names = {theirs: ours for theirs, ours in _pairs(network) if ours in own}
     linear = tuple(n for n in names if ".mid.attn_1." in n and not n.endswith(".norm"))
@@ -54,13 +70,16 @@ def read_original(network: nn.Module, file: Mapping[str, Tensor]) -> None:
 def load_original(path: str) -> nn.Module:
     """The autoencoder in an original file: of its own, or a whole model's with the prefix `first_stage_model.`.
 
-    Its sizes follow from the shapes; the scale of its latents is Stable Diffusion's, which no file tells. Raises
-    WeightsError where there is no such file, or no autoencoder in it.
+    Its sizes follow from the shapes; the scale of its latents is what the file's metadata says (`SCALE`), as ours do, or
+    Stable Diffusion's, of whose files none tells. Raises WeightsError where there is no such file, or no autoencoder in
+    it.
     """
     import diffusers
 
     try:
         file = load_file(path)
+        with safe_open(path, framework="pt") as opened:
+            scale = float((opened.metadata() or {}).get(SCALE, 0.18215))
     except (OSError, SafetensorError) as error:
         raise WeightsError(f"{path} is no file of safetensors: {error}") from error
     weights = {n.removeprefix(_PREFIX): v for n, v in file.items() if n.startswith(_PREFIX)} or file
@@ -76,7 +95,7 @@ def load_original(path: str) -> nn.Module:
         "layers_per_block": 1 + max(i for _, i in blocks),
         "latent_channels": weights["decoder.conv_in.weight"].shape[1],
         "down_block_types": ("DownEncoderBlock2D",) * levels,
-        "scaling_factor": 0.18215,
+        "scaling_factor": scale,
     }
     if "decoder.conv_out.time_mix_conv.weight" in weights:
         network = diffusers.AutoencoderKLTemporalDecoder(**config)

@@ -38,6 +38,8 @@ class Layout:
     """Names that are read where a file has them, but which the class that reads what we write does not know."""
     vectors: tuple[str, ...] = ()
     """Names in the file that hold one number as a vector where ours is a number."""
+    films: tuple[str, ...] = ()
+    """Modules in the file whose kernels have an axis of frames, of length 1, where ours have none."""
     convolutions: tuple[str, ...] = ()
     """Modules in the file that are 1x1 convolutions where ours are linear layers."""
 
@@ -52,6 +54,8 @@ class Report:
     """Names in the file that the layout does not know."""
     reshaped: tuple[str, ...]
     """Ours that the file holds with axes of length 1 more or less."""
+    passed: tuple[str, ...] = ()
+    """Names in the file that hold what is computed here, or a copy."""
 
 
 def read_weights(
@@ -66,12 +70,11 @@ def read_weights(
     _check_copies(file, layout.copies)
     own = network.state_dict()
     found: dict[str, Tensor] = {}
-    unexpected, reshaped = [], []
+    unexpected, reshaped, passed = [], [], []
     for name, value in file.items():
         ours = _find(layout.names, name)
         if ours is None:
-            if name not in layout.computed and name not in layout.copies:
-                unexpected.append(name)
+            (passed if name in {*layout.computed, *layout.copies} else unexpected).append(name)
             continue
         if len(ours) > 1 and (value.ndim == 0 or len(value) % len(ours)):
             raise WeightsError(
@@ -97,7 +100,7 @@ def read_weights(
             "check layout and configuration"
         )
     network.load_state_dict(found, strict=False)
-    return Report(missing, tuple(unexpected), tuple(reshaped))
+    return Report(missing, tuple(unexpected), tuple(reshaped), tuple(passed))
 
 
 def write_weights(network: nn.Module, layout: Layout, latent: Latent | None = None) -> dict[str, Tensor]:
@@ -130,6 +133,8 @@ def write_weights(network: nn.Module, layout: Layout, latent: Latent | None = No
         written[name] = written[name].reshape(1)
     for name in written.keys() & {f"{module}.weight" for module in layout.convolutions}:
         written[name] = written[name][..., None, None]
+    for name in written.keys() & {f"{module}.weight" for module in layout.films}:
+        written[name] = written[name].unsqueeze(2)
     if left:
         raise WeightsError(f"the layout has no name for {_some('ours', sorted(left))}")
     written |= {copy: written[name].clone() for copy, name in layout.copies.items()}
@@ -141,6 +146,12 @@ def _check_copies(file: Mapping[str, Tensor], copies: Mapping[str, str]) -> None
     for copy, name in copies.items():
         if copy in file and name in file and not torch.equal(file[copy], file[name]):
             raise WeightsError(f"{copy} is not what {name} is, expected a copy; networks here hold it once")
+
+
+def known_names(file: Mapping[str, Tensor], layout: Layout) -> int:
+    """How many names of a file a layout knows."""
+    fixed = {*layout.computed, *layout.copies}
+    return sum(name in fixed or _find(layout.names, name) is not None for name in file)
 
 
 def _find(names: Mapping[str, str | tuple[str, ...]], name: str) -> tuple[str, ...] | None:
@@ -304,11 +315,14 @@ def pixart_original(config: TransformerConfig) -> Layout:
     }
     for i in range(config.depth):
         names |= _original_block(f"blocks.{i}", config, "scale_shift_table")
+    patches = ("x_embedder.proj",)
     if config.rotary == "time":
-        return Layout(names, {"rope.freqs": lambda _: rotary_frequencies(config.head_dim // 2).float()})
-    computed: dict[str, Computed] = {"pos_embed": _grid(config)}
-    computed |= {} if config.temporal == "none" else {"pos_embed_temporal": _frames(config)}
-    return Layout(names, computed)
+        frequencies = rotary_frequencies(config.head_dim // 2).float()
+        return Layout(names, {"rope.freqs": lambda _: frequencies.clone()}, films=patches)
+    positions: dict[str, Computed] = {"pos_embed": _grid(config)}
+    if config.temporal == "none":
+        return Layout(names, positions)
+    return Layout(names, positions | {"pos_embed_temporal": _frames(config)}, films=patches)
 
 
 def _grid(config: TransformerConfig) -> Computed:
@@ -335,7 +349,7 @@ def stdit3_original(config: TransformerConfig) -> Layout:
             which = "temporal" if int(number) % 2 else "spatial"
             theirs = f"{which}_blocks.{int(number) // 2}.{inside}"
         names[theirs] = ours
-    return Layout(names, original.computed)
+    return Layout(names, original.computed, films=original.films)
 
 
 def dit_original(config: TransformerConfig) -> Layout:

@@ -26,4 +26,8 @@ def load_tensors(path: Path) -> Any:
             f"{path} cannot be read as weights: it holds more than tensors, or is no checkpoint of PyTorch"
         ) from error
     except Exception as error:  # a damaged pickle raises whatever its instructions run into
-        raise WeightsError(f"{path} cannot be read as weights: {error}") from error
+        found = f"{type(error).__name__}: {error}".partition("\n")[0].partition(". ")[0]
+        raise WeightsError(
+            f"{path} cannot be read as weights: it is damaged, or no checkpoint of PyTorch ({found}); fetch it again, or "
+            f"name another file"
+        ) from error

@@ -21,7 +21,7 @@ def to_diffusers(config: VideoUNetConfig) -> tuple[str, dict[str, Any]]:
     Raises WeightsError where diffusers has no such network.
     """
     kind = VIDEO if config.temporal else IMAGES
-    _refuse(kind, _unlike(config))
+    _refuse(f"diffusers' {kind}", _unlike(config))
     suffix = "SpatioTemporal" if config.temporal else "2D"
     down = [f"{'CrossAttn' if attends else ''}DownBlock{suffix}" for attends in config.attention]
     up = [f"{'CrossAttn' if attends else ''}UpBlock{suffix}" for attends in reversed(config.attention)]
@@ -79,21 +79,22 @@ def from_diffusers(settings: Mapping[str, Any]) -> VideoUNetConfig:
     )
     _, again = to_diffusers(config)
     told = {name: settings.get(name) for name in again}
-    _refuse(kind, [f"{n} {told[n]!r}" for n in again if _plain(told[n]) != _plain(again[n])])
+    _refuse(f"diffusers' {kind}", [f"{n} {told[n]!r}" for n in again if _plain(told[n]) != _plain(again[n])])
     return config
 
 
-def _unlike(config: VideoUNetConfig) -> list[str]:
-    """Settings that diffusers' class has no place for."""
+def check_original(config: VideoUNetConfig) -> None:
+    """Raises WeightsError where Stability's code would compute otherwise with weights of this shape."""
+    _refuse("Stability's code", _unlike_published(config))
+
+
+def _unlike_published(config: VideoUNetConfig) -> list[str]:
+    """Settings that no published code has a place for."""
     smallest = min(32, config.width // config.group_channels)
     checks = {
         f"group norms of {smallest} groups (it has {_GROUPS})": smallest != _GROUPS,
         "pooled_text": config.pooled_text,
         "text_mask": config.text_mask,
-        "no numbers": config.temporal and not config.num_numbers,
-        "numbers": not config.temporal and config.num_numbers > 0,
-        f"head_dim {config.head_dim}, which does not divide the widths": not config.num_heads
-        and config.width % config.head_dim > 0,
         f"norm_eps {config.norm_eps}": config.norm_eps != 1e-5,
         "pseudo3d": config.temporal and config.pseudo3d,
         "missing_size": bool(config.missing_size),
@@ -101,9 +102,20 @@ def _unlike(config: VideoUNetConfig) -> list[str]:
     return [what for what, holds in checks.items() if holds]
 
 
-def _refuse(kind: str, unlike: list[str]) -> None:
+def _unlike(config: VideoUNetConfig) -> list[str]:
+    """Settings that diffusers' class has no place for."""
+    checks = {
+        "no numbers": config.temporal and not config.num_numbers,
+        "numbers": not config.temporal and config.num_numbers > 0,
+        f"head_dim {config.head_dim}, which does not divide the widths": not config.num_heads
+        and config.width % config.head_dim > 0,
+    }
+    return [*_unlike_published(config), *(what for what, holds in checks.items() if holds)]
+
+
+def _refuse(theirs: str, unlike: list[str]) -> None:
     if unlike:
-        raise WeightsError(f"diffusers' {kind} and our networks differ in {', '.join(unlike)}")
+        raise WeightsError(f"{theirs} and our networks differ in {', '.join(unlike)}")
 
 
 def _plain(value: Any) -> Any:

@@ -97,9 +97,8 @@ def stdit(ref: Reference, version: int, x_CTHW: Tensor, time, told, clip: int) -
     """One clip through STDiT2 or STDiT3, with text of its own length."""
     kernel = ref.file["x_embedder.proj.weight"]
     width = len(kernel)
-    tokens = torch.nn.functional.conv2d(
-        x_CTHW.double().transpose(0, 1), kernel, ref.file["x_embedder.proj.bias"], stride=2
-    )
+    bias = ref.file["x_embedder.proj.bias"]
+    tokens = torch.nn.functional.conv3d(x_CTHW.double(), kernel, bias, stride=(1, 2, 2)).transpose(0, 1)
     rows, columns = tokens.shape[-2:]
     x = (tokens.permute(0, 2, 3, 1) + positions(rows, columns, width, 64)).flatten(1, 2)
     num_frames = len(x)

@@ -27,12 +27,14 @@ from models.samplers import SAMPLERS
 from models.unet_config import from_diffusers, to_diffusers
 from models.video_unet import VideoUNet, VideoUNetConfig
 from training.checkpoints import WEIGHTS, Weights, load_weights, save_weights
-from training.publish import export_diffusers, export_original, import_weights
+from training.imported import import_weights
+from training.publish import export_diffusers, export_original
 from warehouse.errors import WeightsError
 
 # diffusers' scheduler hands tensors to numpy in a way that numpy 2 warns of.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")
 
+SMALL_TEMPORAL = {"down_block_types": ("DownEncoderBlock2D",) * 2, "block_out_channels": (32, 32)}
 SMALL = {"width": 32, "multipliers": (1, 2), "attention": (True, False), "group_channels": 1}
 IMAGES = replace(NETWORKS["sd21"].config, **SMALL, head_dim=8, text_dim=24)
 VIDEO = replace(NETWORKS["svd-i2v"].config, **SMALL, head_dim=8, text_dim=24, number_dim=32)
@@ -62,7 +64,7 @@ def save_image_encoder(folder: Path) -> str:
 )
 def test_published_shapes_are_told_and_read_back(name: str) -> None:
     config = NETWORKS[name].config
-    unlike = {"svd-interpolation": "missing_size", "pseudo3d": "no numbers, pseudo3d"}
+    unlike = {"svd-interpolation": "missing_size", "pseudo3d": "pseudo3d, no numbers"}
     unlike["svd-t2v-unlabelled"] = "no numbers"
     if name in unlike:
         with pytest.raises(WeightsError, match=f"differ in {unlike[name]}$"):
@@ -152,7 +154,7 @@ def test_the_parts_stand_alone_where_diffusers_has_no_pipeline(tmp_path: Path) -
 def test_a_folder_of_diffusers_comes_back_as_it_was(tmp_path: Path, config: VideoUNetConfig) -> None:
     tensors = save_run(tmp_path / "run", config)
     export_diffusers(tmp_path / "run", tmp_path / "out", load_autoencoder("embedded"))
-    assert import_weights(tmp_path / "out", tmp_path / "back") == config
+    assert import_weights(tmp_path / "out", tmp_path / "back").config == config
     again = load_weights(tmp_path / "back")
     assert again.tensors.keys() == tensors.keys()
     assert all(torch.equal(again.tensors[name], value) for name, value in tensors.items())
@@ -166,9 +168,13 @@ def test_an_original_file_comes_back_and_holds_the_autoencoder(
     tensors = save_run(tmp_path / "run", VIDEO)
     named = replace(NETWORKS["svd-i2v"], config=VIDEO)
     monkeypatch.setitem(NETWORKS, "svd-i2v", named)
-    whole = export_original(tmp_path / "run", tmp_path / "whole.safetensors", load_autoencoder("embedded"))
+    scaled = Autoencoder(diffusers.AutoencoderKLTemporalDecoder(**SMALL_TEMPORAL, scaling_factor=0.3))
+    whole = export_original(tmp_path / "run", tmp_path / "whole.safetensors", scaled)
     assert {name.split(".")[0] for name in load_file(whole)} == {"model", "first_stage_model"}
-    import_weights(whole, tmp_path / "back", "svd-i2v")
+    assert load_autoencoder(str(whole)).scale_factor == 0.3
+    made = import_weights(whole, tmp_path / "back", "svd-i2v")
+    assert {name.rpartition(".")[2] for name in made.report.reshaped} == {"mix"}
+    assert set(made.left) == {n for n in load_file(whole) if n.startswith("first_stage_model.")}
     again = load_weights(tmp_path / "back").tensors
     assert all(torch.equal(again[name], value) for name, value in tensors.items())
     torch.save({"state_dict": load_file(whole)}, tmp_path / "whole.ckpt")
@@ -189,6 +195,10 @@ def test_autoencoders_that_a_layout_has_no_place_for_are_refused(tmp_path: Path)
     with pytest.raises(WeightsError, match="autoencoder: AutoencoderTiny, expected AutoencoderKL or"):
         export_diffusers(tmp_path / "run", tmp_path / "out", tiny, encoder)
     assert not (tmp_path / "out").exists()
+    with pytest.raises(
+        WeightsError, match=r"differ in group norms of 8 groups .* no attention in the middle"
+    ):
+        export_original(tmp_path / "run", tmp_path / "out.safetensors", load_autoencoder("embedded"))
     for other in (Autoencoder(wan), tiny):
         with pytest.raises(WeightsError, match=f"no names for a {other.kind}: expected AutoencoderKL or"):
             export_original(tmp_path / "run", tmp_path / "out.safetensors", other)
@@ -232,6 +242,18 @@ def test_what_does_not_fit_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     save_run(tmp_path / "demo", VideoUNetConfig())
     with pytest.raises(WeightsError, match=r"group norms of 8 groups.*pooled_text, text_mask"):
         export_diffusers(tmp_path / "demo", tmp_path / "out")
+    with pytest.raises(
+        WeightsError, match=r"Stability's code .*group norms of 8 groups.*pooled_text, text_mask"
+    ):
+        export_original(tmp_path / "demo", tmp_path / "out.safetensors")
+    for name, change in {
+        "norm_eps 1e-06": {"norm_eps": 1e-6},
+        "text_mask": {"text_mask": True},
+        "group norms of 4 groups": {"group_channels": 8},
+    }.items():
+        save_run(tmp_path / name, replace(VIDEO, **change))
+        with pytest.raises(WeightsError, match=f"Stability's code and our networks differ in {name}"):
+            export_original(tmp_path / name, tmp_path / "out.safetensors")
     monkeypatch.setitem(NETWORKS, "sd21", replace(NETWORKS["sd21"], config=IMAGES))
     save_run(tmp_path / "run", IMAGES)
     whole = load_file(export_original(tmp_path / "run", tmp_path / "whole.safetensors"))
@@ -246,9 +268,13 @@ def test_what_does_not_fit_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert "weights_only" not in str(told.value)
     with pytest.raises(WeightsError, match="nope is not there"):
         import_weights(tmp_path / "nope", tmp_path / "back")
-    (tmp_path / "empty.ckpt").write_bytes(b"")
-    with pytest.raises(WeightsError, match="cannot be read as weights"):
-        import_weights(tmp_path / "empty.ckpt", tmp_path / "back", "sd21")
+    junk = {"empty": b"", "words": b"hello world", "cut": b"PK\x03\x04" + bytes(range(256))}
+    for name, content in junk.items():
+        (tmp_path / f"{name}.ckpt").write_bytes(content)
+        with pytest.raises(
+            WeightsError, match=r"cannot be read as weights: it is damaged, or no .* \(\w*Error"
+        ):
+            import_weights(tmp_path / f"{name}.ckpt", tmp_path / "back", "sd21")
     with pytest.raises(WeightsError, match=r"no config.json"):
         import_weights(tmp_path / "demo", tmp_path / "back")
     assert not (tmp_path / "back").exists()

@@ -319,7 +319,7 @@ def sample_videos(
     }
     for request in requests:
         request.check_fit(references, latent_frames)
-    scale, recipe = autoencoder.downsampling, loaded.origin.get("recipe", {})
+    scale, recipe = autoencoder.downsampling, loaded.origin.get("recipe", loaded.origin)
     objective, network = recipe.get("objective", "edm"), loaded.network().to(device)
     sampling.check_objective(objective)
     shared = _Sampler(
