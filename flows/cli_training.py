@@ -36,7 +36,16 @@ def encode(
         done = run_encode(flags, config)
     result = {"warehouse": done.warehouse, "new_rows": dict(done.new_rows)}
     result["states"] = {t: dict(c) for t, c in done.states.items()}
-    console.emit(result, json, lambda: console.states(done.warehouse, done.states, done.new_rows))
+    result["cut_captions"] = done.cut_captions
+
+    def show() -> None:
+        console.states(done.warehouse, done.states, done.new_rows)
+        if done.cut_captions:
+            print(
+                f"{done.cut_captions} captions are longer than the text encoder takes, and cut (encode.max_length)"
+            )
+
+    console.emit(result, json, show)
 
 
 def pack(

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
 from flows.plans import current_settings, later_plan, open_engine
 from flows.settings import Settings
 from tasks.encoding import LatentWork, TextWork, check_encoders
@@ -27,6 +29,8 @@ class Encoded:
     warehouse: str
     new_rows: Mapping[str, int]
     states: States
+    cut_captions: int
+    """Captions of more tokens than the text encoder was given room for, of which the rest is not heard."""
 
 
 def encode(flags: Mapping[str, Any], toml: Path | None = None) -> Encoded:
@@ -49,7 +53,15 @@ def encode_kept(settings: Settings, store: Store, current: Plan) -> Encoded:
         rows = sum((run_windows(work, engine, over).rows for work in works), start=Counter())
         states = count_states(engine.ledger, [w.step.ledger_table for w in works])
         refuse_total_failure(engine.ledger, states)
-    return Encoded(store.uri, dict(rows), states)
+        cut = _count_cut(engine.ledger)
+    return Encoded(store.uri, dict(rows), states, cut)
+
+
+def _count_cut(ledger: Ledger) -> int:
+    texts = ledger.read_all("text_embeddings", ["num_tokens", "shape", "state"]).filter(
+        pl.col("state") == "done"
+    )
+    return texts.filter(pl.col("num_tokens") > pl.col("shape").list.first()).height
 
 
 def pack_kept(settings: Settings, store: Store, current: Plan) -> Packed:

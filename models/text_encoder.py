@@ -7,25 +7,28 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.digest import OPEN_CLIP, weights_digest
-from warehouse.errors import WeightsError
+from warehouse.errors import InputError, WeightsError
 
 _CLIP = {"clip": "CLIPTextModel", "clip_text_model": "CLIPTextModel"}
 _T5 = {"t5": "T5EncoderModel", "mt5": "MT5EncoderModel", "umt5": "UMT5EncoderModel"}
 _CLASSES = _CLIP | _T5
+_T5_LENGTHS = {"t5": 120, "mt5": 512, "umt5": 512}
+"""Tokens where nothing else is asked for: PixArt-alpha and Open-Sora 1.0; Open-Sora-Plan 1.3; Wan."""
 _CHUNK = 64  # texts encoded at once
 
 
 class TextEncoder:
     """Turns texts into vectors per token and a mask of which tokens count.
 
-    `tokenize` gives ids (B, L) and mask (B, L); `features` gives vectors (B, L, D) for both. `digest` names weights,
-    vocabulary and length together.
+    `tokenize` gives ids (B, L) and mask (B, L); `features` gives vectors (B, L, D) for both; `lengths` the tokens of whole
+    texts. `digest` names weights, vocabulary and length together.
     """
 
     def __init__(
@@ -34,9 +37,10 @@ class TextEncoder:
         tokenize: Callable[[Sequence[str]], tuple[Tensor, Tensor]],
         features: Callable[[Tensor, Tensor], Tensor],
         vocabulary: Sequence[str],
+        lengths: Callable[[Sequence[str]], list[int]],
     ) -> None:
         self.network = network.eval().requires_grad_(False)
-        self._tokenize, self._features = tokenize, features
+        self._tokenize, self._features, self._lengths = tokenize, features, lengths
         tokens_1LD, _ = self.encode([""])
         self.max_length, self.width = tokens_1LD.shape[1:]
         words = hashlib.sha256("\n".join(vocabulary).encode()).hexdigest()
@@ -46,6 +50,10 @@ class TextEncoder:
         """Move the weights; returns itself."""
         self.network.to(device)
         return self
+
+    def num_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each whole text, marks of its begin and end among them; of more than `max_length` the rest is cut."""
+        return self._lengths(list(texts))
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -62,7 +70,8 @@ def load_text_encoder(
     *,
     subfolder: str = "",
     tokenizer_subfolder: str = "",
-    max_length: int = 77,
+    max_length: int | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> TextEncoder:
     """The text tower of the embedded CoCa, or a published encoder from local files or a hub.
 
@@ -71,18 +80,30 @@ def load_text_encoder(
             diffusers pipeline the subfolders are "text_encoder" and "tokenizer"); or open_clip's
             "open_clip:ViT-H-14:laion2b_s32b_b79k", "open_clip:local-dir:FOLDER" or "open_clip:hf-hub:OWNER/NAME",
             of which the last layer but one is taken, normalised, as Stable Diffusion 2 and SVD were trained.
-        max_length: tokens of a published T5; CLIP has its number of positions at most.
+        max_length: tokens; by default those of the encoder's positions (CLIP), or for T5 120, for mT5 and UMT5 512. The
+            systems that use T5 have 120 (PixArt-alpha, Open-Sora 1.0), 200 (1.1), 300 (1.2, PixArt-Sigma) and 512.
+        dtype: of the weights of a published encoder in transformers' layout, and what it computes in.
 
     CLIP's mask is true everywhere: models were trained to attend to its padding too. T5's is true for tokens.
 
     Raises:
         WeightsError: nothing can be read, or the encoder is of another kind.
+        InputError: the encoder has no such length, or no such type.
     """
-    if name_or_path == "embedded":
-        return _embedded()
-    if name_or_path.startswith(OPEN_CLIP):
-        return _open_clip(name_or_path.removeprefix(OPEN_CLIP))
-    return _published(name_or_path, subfolder, tokenizer_subfolder, max_length)
+    if name_or_path != "embedded" and not name_or_path.startswith(OPEN_CLIP):
+        return _published(name_or_path, subfolder, tokenizer_subfolder, max_length, dtype)
+    if dtype != torch.float32:
+        raise InputError(
+            f"text encoder {name_or_path!r} computes in float32, got {dtype}; leave the type out"
+        )
+    embedded = name_or_path == "embedded"
+    encoder = _embedded() if embedded else _open_clip(name_or_path.removeprefix(OPEN_CLIP))
+    if max_length not in (None, encoder.max_length):
+        raise InputError(
+            f"max_length is {max_length}, but text encoder {name_or_path!r} has {encoder.max_length} tokens always; "
+            "leave it out"
+        )
+    return encoder
 
 
 def _embedded() -> TextEncoder:
@@ -99,10 +120,19 @@ def _embedded() -> TextEncoder:
         _, tokens_BLD = tower(ids_BL)  # the residual stream, whose scale is arbitrary
         return F.layer_norm(tokens_BLD, tokens_BLD.shape[-1:])
 
-    return TextEncoder(tower, tokenize, features, tokenizer.words)
+    def lengths(texts: Sequence[str]) -> list[int]:
+        return [2 + len(tokenizer.encode(text)) for text in texts]
+
+    return TextEncoder(tower, tokenize, features, tokenizer.words, lengths)
 
 
-def _published(name_or_path: str, subfolder: str, tokenizer_subfolder: str, max_length: int) -> TextEncoder:
+def _published(
+    name_or_path: str,
+    subfolder: str,
+    tokenizer_subfolder: str,
+    max_length: int | None,
+    dtype: torch.dtype,
+) -> TextEncoder:
     import transformers
 
     try:
@@ -111,14 +141,14 @@ def _published(name_or_path: str, subfolder: str, tokenizer_subfolder: str, max_
             known = ", ".join(sorted(_CLASSES))
             raise WeightsError(f"{name_or_path!r} holds a {config.model_type}: expected one of {known}")
         cls = getattr(transformers, _CLASSES[config.model_type])
-        network = cls.from_pretrained(name_or_path, subfolder=subfolder, dtype=torch.float32)
+        network = cls.from_pretrained(name_or_path, subfolder=subfolder, dtype=dtype)
         tokenizer = transformers.AutoTokenizer.from_pretrained(name_or_path, subfolder=tokenizer_subfolder)
     except (OSError, ValueError) as error:
         raise WeightsError(
             f"no text encoder at {name_or_path!r}: expected a hub id or a folder with config, weights and tokenizer in "
             f"transformers' layout, or 'embedded' ({error})"
         ) from error
-    length = min(max_length, getattr(network.config, "max_position_embeddings", max_length))
+    length = _length(name_or_path, network.config, max_length)
     sees_padding = config.model_type in _CLIP
 
     def tokenize(texts: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -130,7 +160,19 @@ def _published(name_or_path: str, subfolder: str, tokenizer_subfolder: str, max_
         attended = None if sees_padding else mask_BL.long()
         return network(input_ids=ids_BL, attention_mask=attended).last_hidden_state
 
-    return TextEncoder(network, tokenize, features, sorted(tokenizer.get_vocab()))
+    def lengths(texts: Sequence[str]) -> list[int]:
+        return [len(ids) for ids in tokenizer(texts, verbose=False).input_ids]
+
+    return TextEncoder(network, tokenize, features, sorted(tokenizer.get_vocab()), lengths)
+
+
+def _length(name: str, config: Any, max_length: int | None) -> int:
+    most = getattr(config, "max_position_embeddings", None)
+    length = max_length if max_length is not None else most or _T5_LENGTHS[config.model_type]
+    if not 2 <= length <= (most or length):
+        expected = f"from 2 to the {most} positions of {name!r}" if most else "at least 2"
+        raise InputError(f"max_length is {length}, expected {expected}")
+    return length
 
 
 def _open_clip(name: str) -> TextEncoder:
@@ -159,4 +201,9 @@ def _open_clip(name: str) -> TextEncoder:
         )
         return layers["text_intermediates"][0]
 
-    return TextEncoder(network, tokenize, features, [type(tokenizer).__name__, model])
+    def lengths(texts: Sequence[str]) -> list[int]:
+        if hasattr(tokenizer, "encode"):  # open_clip's own; the others wrap one of transformers
+            return [2 + len(tokenizer.encode(text)) for text in texts]
+        return [len(ids) for ids in tokenizer.tokenizer(texts, verbose=False).input_ids]
+
+    return TextEncoder(network, tokenize, features, [type(tokenizer).__name__, model], lengths)

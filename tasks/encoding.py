@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -21,11 +22,20 @@ from curation.ingest import open_source
 from curation.sources import find_source
 from models.digest import weights_id
 from models.weight_files import check_weights
-from warehouse.errors import MediaError, SettingsError, WeightsError
+from warehouse.errors import InputError, MediaError, SettingsError, WeightsError
 from warehouse.ledger import Ledger
 from warehouse.plan import WEIGHTS, Step
 
 CAPTIONS = ("frame", "video", "summary")
+_TEXT_SETTINGS = (
+    "text_subfolder",
+    "tokenizer_subfolder",
+    "max_length",
+    "text_dtype",
+    "cleaning",
+    "score_words",
+)
+"""Those that change the rows of text where they are not at their default."""
 _SCORES = ("aesthetics", "motion")
 """Tables whose scores a caption may tell."""
 
@@ -40,8 +50,21 @@ class EncodeConfig:
     """Frames a second that are taken from a clip."""
     autoencoder: str = "embedded"
     """'embedded', a folder or a hub name, in diffusers' layout."""
+    autoencoder_subfolder: str = ""
+    """Folder in it that holds the autoencoder: 'vae' in a pipeline of diffusers."""
+    decode_frames: int | None = None
+    """Frames that SVD's temporal decoder sees at once when samples are decoded; none: as many as have the pixels of 14
+    frames of 576x1024."""
     text_encoder: str = "embedded"
     """'embedded', a folder or a hub name, in transformers' layout."""
+    text_subfolder: str = ""
+    """Folder in it that holds the encoder: 'text_encoder' in a pipeline of diffusers."""
+    tokenizer_subfolder: str = ""
+    """Folder in it that holds the tokenizer: 'tokenizer' in a pipeline of diffusers."""
+    max_length: int | None = None
+    """Tokens of a caption, of which the rest is cut; none: what the encoder has (CLIP 77), 120 for T5, 512 for mT5."""
+    text_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """What a text encoder in transformers' layout computes in; T5-XXL takes 19 GB in float32, half of it in the others."""
     caption_shares: tuple[float, float, float] = (0.5, 0.25, 0.25)
     """Shares of clips that take the middle frame's caption, the video's, the summary (SVD, appendix D)."""
     cleaning: CleaningConfig | None = None
@@ -53,30 +76,61 @@ class EncodeConfig:
 
 def check_encoders(config: EncodeConfig) -> None:
     """Looks at the encoders' weights on this machine. Raises SettingsError for those that no worker could load."""
-    for field_name in ("autoencoder", "text_encoder"):
+    named = {
+        "autoencoder": _inside(config.autoencoder, config.autoencoder_subfolder),
+        "text_encoder": _inside(config.text_encoder, config.text_subfolder),
+    }
+    for field_name, name in named.items():
         try:
-            check_weights(getattr(config, field_name))
+            check_weights(name)
         except WeightsError as error:
             raise SettingsError(f"encode.{field_name}: {error}") from error
 
 
-def _weights(name: str, embedded: str) -> dict[str, dict[str, str]]:
-    """What a step's settings say of an encoder's weights, so that a table's key knows them by content."""
-    return {WEIGHTS: {name: weights_id(name, embedded)}}
+def _inside(name: str, subfolder: str) -> str:
+    return f"{name}/{subfolder}" if subfolder else name
 
 
-@lru_cache(maxsize=1)
-def _autoencoder(name: str) -> Any:
+def _told(config: EncodeConfig, always: Sequence[str], if_set: Sequence[str]) -> dict[str, Any]:
+    """A step's settings: of those that only some need, what differs from the default."""
+    values, plain = asdict(config), asdict(EncodeConfig())
+    return {n: values[n] for n in (*always, *if_set) if n in always or values[n] != plain[n]}
+
+
+def load_image_side(config: EncodeConfig) -> Any:
+    """The autoencoder. Raises WeightsError, or SettingsError for a setting that it does not take."""
     from models.autoencoder import load_autoencoder
 
-    return load_autoencoder(name)
+    subfolder, together = config.autoencoder_subfolder or None, config.decode_frames
+    with _as_setting("decode_frames"):
+        return load_autoencoder(config.autoencoder, subfolder=subfolder, decode_frames=together)
 
 
-@lru_cache(maxsize=1)
-def _text_encoder(name: str) -> Any:
+def load_text_side(config: EncodeConfig) -> Any:
+    """The text encoder. Raises WeightsError, or SettingsError for a setting that it does not take."""
+    import torch
+
     from models.text_encoder import load_text_encoder
 
-    return load_text_encoder(name)
+    with _as_setting("max_length or encode.text_dtype"):
+        return load_text_encoder(
+            config.text_encoder,
+            subfolder=config.text_subfolder,
+            tokenizer_subfolder=config.tokenizer_subfolder,
+            max_length=config.max_length,
+            dtype=getattr(torch, config.text_dtype),
+        )
+
+
+@contextmanager
+def _as_setting(name: str) -> Iterator[None]:
+    try:
+        yield
+    except InputError as error:
+        raise SettingsError(f"encode.{name}: {error}") from error
+
+
+_autoencoder, _text_encoder = lru_cache(maxsize=1)(load_image_side), lru_cache(maxsize=1)(load_text_side)
 
 
 @dataclass(frozen=True)
@@ -90,8 +144,10 @@ class LatentWork:
     step: Step = field(init=False)
 
     def __post_init__(self) -> None:
-        chosen = {k: v for k, v in asdict(self.config).items() if k in ("buckets", "fps", "autoencoder")}
-        settings = chosen | _weights(self.config.autoencoder, "autoencoder")
+        config = self.config
+        settings = _told(config, ("buckets", "fps", "autoencoder"), ("autoencoder_subfolder",))
+        found = weights_id(_inside(config.autoencoder, config.autoencoder_subfolder), "autoencoder")
+        settings |= {WEIGHTS: {config.autoencoder: found}}
         step = Step("encode", 2, ("videos", "frame_scores", "clips"), ("latents",), settings)
         object.__setattr__(self, "step", step)
 
@@ -154,7 +210,7 @@ class LatentWork:
         import torch
 
         x_TCHW = torch.from_numpy(frames_THWC).permute(0, 3, 1, 2).float() / 127.5 - 1
-        z_BTCHW = _autoencoder(self.config.autoencoder).encode(x_TCHW[None])
+        z_BTCHW = _autoencoder(self.config).encode(x_TCHW[None])
         latents = z_BTCHW[0].numpy().astype("<f2")
         row = {"clip_id": clip_id, "bucket": str(sampled.bucket), "fps": sampled.fps}
         return row | {"latents": latents.tobytes(), "shape": latents.shape}
@@ -170,13 +226,17 @@ class TextWork:
     step: Step = field(init=False)
 
     def __post_init__(self) -> None:
-        chosen = {k: v for k, v in asdict(self.config).items() if k in ("text_encoder", "caption_shares")}
-        asked = {"cleaning": self.config.cleaning, "score_words": self.config.score_words}
-        chosen |= {name: asdict(config) for name, config in asked.items() if config is not None}
-        settings = chosen | _weights(self.config.text_encoder, "coca")
-        told = _SCORES if self.config.score_words else ()
+        config = self.config
+        settings = _told(config, ("text_encoder", "caption_shares"), _TEXT_SETTINGS)
+        names = {config.text_encoder: _inside(config.text_encoder, config.text_subfolder)}
+        if config.text_subfolder or config.tokenizer_subfolder:
+            folders = {n: getattr(config, n) for n in ("text_subfolder", "tokenizer_subfolder")}
+            settings |= folders
+            names[config.tokenizer_subfolder] = _inside(config.text_encoder, config.tokenizer_subfolder)
+        settings |= {WEIGHTS: {name: weights_id(path, "coca") for name, path in names.items()}}
+        told = _SCORES if config.score_words else ()
         reads = ("clips", "captions", "summaries", *told)
-        step = Step("encode_text", 2, reads, ("text_embeddings",), settings)
+        step = Step("encode_text", 3, reads, ("text_embeddings",), settings)
         object.__setattr__(self, "step", step)
 
     def split(self, ledger: Ledger, shard: str, ids: Sequence[tuple]) -> Iterable[Sequence[tuple]]:
@@ -208,14 +268,15 @@ class TextWork:
         ]
         if not found:
             return rows
-        tokens_BLD, mask_BL = _text_encoder(self.config.text_encoder).encode([c for c, _ in found.values()])
-        for (clip_id, (caption, method)), tokens, mask in zip(
-            found.items(), tokens_BLD.numpy().astype("<f2"), mask_BL.numpy(), strict=True
-        ):
+        encoder, captions = _text_encoder(self.config), [c for c, _ in found.values()]
+        tokens_BLD, mask_BL = encoder.encode(captions)
+        encoded = zip(
+            tokens_BLD.numpy().astype("<f2"), mask_BL.numpy(), encoder.num_tokens(captions), strict=True
+        )
+        for (clip_id, (caption, method)), (tokens, mask, whole) in zip(found.items(), encoded, strict=True):
             row = {"clip_id": clip_id, "caption": caption, "caption_method": method, "shape": tokens.shape}
-            rows.append(
-                row | {"text": tokens.tobytes(), "mask": mask.tobytes()} | settled(spent[clip_id] + 1)
-            )
+            row |= {"text": tokens.tobytes(), "mask": mask.tobytes(), "num_tokens": whole}
+            rows.append(row | settled(spent[clip_id] + 1))
         return rows
 
 

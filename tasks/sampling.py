@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from tasks import artifacts
-from tasks.encoding import EncodeConfig, as_caption
+from tasks.encoding import EncodeConfig, as_caption, load_image_side, load_text_side
 from tasks.progress import Progress
 from tasks.tracking import step
 from training.prompts import Request, read_prompt
@@ -41,6 +43,8 @@ class StartFrom:
 
 NOTHING = StartFrom()
 
+log = logging.getLogger(__name__)
+
 
 @step(name="sample", run_name="sample {run.name}")
 def sample_run(
@@ -61,17 +65,15 @@ def sample_run(
     as they came. Raises SettingsError where anything but earlier samples is in the folder, or the autoencoder does not
     take so many frames.
     """
-    from models.autoencoder import load_autoencoder
-    from models.text_encoder import load_text_encoder
-
     _earlier(out)
     trained, height, width = (int(n) for n in encode.buckets[0].split("x"))
     num_frames = frames or trained
     requests = [_request(prompt, start, encode) for prompt in prompts]
-    autoencoder = load_autoencoder(encode.autoencoder)
+    autoencoder = load_image_side(encode)
     wanted = _latent_frames(autoencoder, num_frames, "frames" if frames else "encode.buckets")
     sampling = sampling.over(wanted, _latent_frames(autoencoder, trained, "encode.buckets"))
-    text_encoder = load_text_encoder(encode.text_encoder)
+    text_encoder = load_text_side(encode)
+    _warn_of_cut(requests, text_encoder)
     progress = Progress("sample")
     frames_BTHWC = sample_videos(
         run,
@@ -90,6 +92,13 @@ def sample_run(
     _write(out, prompts, frames_BTHWC, encode.fps)
     artifacts.show_picture(out / SHEET, "contact-sheet", "Middle frames of all samples")
     return Sampled(out, tuple(prompts), frames_BTHWC)
+
+
+def _warn_of_cut(requests: Sequence[Request], text_encoder: Any) -> None:
+    for text in {text for request in requests for _, text in request.texts}:
+        (whole,) = text_encoder.num_tokens([text])
+        if whole > text_encoder.max_length:
+            log.warning("prompt of %d tokens is cut to %d: %.60s ...", whole, text_encoder.max_length, text)
 
 
 def _latent_frames(autoencoder: Autoencoder, num_frames: int, setting: str) -> int:

@@ -7,13 +7,17 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+import torch
+from transformers import T5Config, T5EncoderModel
 from warehouse_builder import build_warehouse
 
 from curation.captions.cleaning import CleaningConfig
 from curation.captions.score_words import ScoreWordsConfig, with_score_words, without_score_words
 from curation.engine.work import Outputs, Unit
 from curation.footage.media import MediaLimits
-from tasks.encoding import EncodeConfig, LatentWork, TextWork, as_caption, choose_caption
+from flows.prepare import _count_cut
+from tasks.encoding import EncodeConfig, LatentWork, TextWork, as_caption, choose_caption, load_text_side
+from tests.test_text_encoder import save_tokenizer
 from warehouse.errors import SettingsError
 from warehouse.ledger import Ledger
 from warehouse.plan import resolve_keys
@@ -79,10 +83,69 @@ def test_captions_tell_their_own_clips_scores(ledger: Ledger, tmp_path: Path) ->
 
 def test_what_is_not_asked_for_changes_no_key() -> None:
     plain = TextWork(EncodeConfig()).step
-    assert plain.version == 2  # 1 masked CLIP's padding, and cleaned captions by other rules
+    assert (
+        plain.version == 3
+    )  # 1 masked CLIP's padding, and cleaned captions by other rules; 2 did not count tokens
     assert "cleaning" not in plain.config and "aesthetics" not in plain.reads
     told = TextWork(EncodeConfig(score_words=ScoreWordsConfig(), cleaning=CleaningConfig(t5=True))).step
     assert {"aesthetics", "motion"} <= set(told.reads) and told.config["cleaning"]["t5"]
+
+
+def save_pipeline(folder: Path, words: str) -> None:
+    """A text encoder of two layers and its tokenizer, as a pipeline of diffusers holds them."""
+    torch.manual_seed(0)
+    sizes = T5Config(vocab_size=64, d_model=8, d_ff=8, d_kv=4, num_layers=1, num_heads=2)
+    T5EncoderModel(sizes).save_pretrained(folder / "text_encoder")
+    save_tokenizer(folder / "tokenizer", words=words)
+
+
+def test_captions_that_are_cut_are_counted(ledger: Ledger, tmp_path: Path) -> None:
+    plain = encoded(ledger, EncodeConfig(caption_shares=(0, 0, 1)), tmp_path / "plain")
+    assert all(row["num_tokens"] == sum(row["mask"]) <= row["shape"][0] for row in plain.values())
+    save_pipeline(tmp_path / "pipeline", " ".join(row["caption"] for row in plain.values())[:200])
+    config = EncodeConfig(
+        caption_shares=(0, 0, 1),
+        text_encoder=str(tmp_path / "pipeline"),
+        text_subfolder="text_encoder",
+        tokenizer_subfolder="tokenizer",
+    )
+    whole = encoded(ledger, config, tmp_path / "whole")
+    assert {tuple(row["shape"]) for row in whole.values()} == {(120, 8)}
+    assert all(row["num_tokens"] == sum(row["mask"]) for row in whole.values())
+    cut = encoded(ledger, replace(config, max_length=4, text_dtype="bfloat16"), tmp_path / "cut")
+    assert {tuple(row["shape"]) for row in cut.values()} == {(4, 8)}
+    assert {i: row["num_tokens"] for i, row in cut.items()} == {
+        i: row["num_tokens"] for i, row in whole.items()
+    }
+    assert all(row["num_tokens"] > 4 and all(row["mask"]) for row in cut.values())
+    assert _count_cut(ledger) == len(ledger.shards()), "the first of every shard, as it was built"
+    with pytest.raises(SettingsError, match=r"encode.max_length .* is 1, expected at least 2"):
+        load_text_side(replace(config, max_length=1))
+
+
+def test_settings_that_change_the_texts_rows_change_their_key(tmp_path: Path) -> None:
+    def key(**changes: object) -> str:
+        config = replace(EncodeConfig(text_encoder=str(tmp_path)), **changes)
+        return resolve_keys([replace(TextWork(config).step, reads=())])["text_embeddings"]
+
+    for name in ("one", "two", "three"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "tokenizer.json").write_text("same" if name != "three" else "other")
+    plain = key()
+    changes = ({"max_length": 200}, {"text_dtype": "bfloat16"}, {"text_subfolder": "one"})
+    assert len({plain, *(key(**change) for change in changes)}) == 4
+    inside = {"text_subfolder": "one", "tokenizer_subfolder": "two"}
+    assert key(**inside) != key(**{**inside, "tokenizer_subfolder": "three"})
+    (tmp_path / "two").rename(tmp_path / "moved")
+    (tmp_path / "three" / "tokenizer.json").write_text("same")
+    assert key(**{**inside, "tokenizer_subfolder": "moved"}) == key(
+        **{**inside, "tokenizer_subfolder": "three"}
+    )
+    assert key(decode_frames=4) == key(), "which decodes samples"
+    images = [
+        LatentWork(EncodeConfig(autoencoder_subfolder=s), MediaLimits()).step.config for s in ("", "vae")
+    ]
+    assert "autoencoder_subfolder" not in images[0] and images[1]["autoencoder_subfolder"] == "vae"
 
 
 def test_weights_are_known_by_their_content_however_their_path_is_typed(

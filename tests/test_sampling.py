@@ -13,9 +13,11 @@ from test_cli import Run, run
 from test_cli_sample import trained
 
 from curation.captions.cleaning import CleaningConfig
+from models.text_encoder import load_text_encoder
 from tasks.encoding import EncodeConfig
-from tasks.sampling import PROMPTS, Sampled, sample_run
+from tasks.sampling import PROMPTS, Sampled, _warn_of_cut, sample_run
 from training.checkpoints import WEIGHTS, load_weights, save_weights
+from training.prompts import read_prompt
 from training.sample import Sampling
 
 __all__ = ["run", "trained"]
@@ -61,3 +63,12 @@ def test_a_run_is_sampled_as_it_was_trained_with_its_warehouse_gone(
     assert not np.array_equal(typed, asked), "a flag comes before what the run says"
     code, said = run("sample", "--run", "run", "--json")
     assert code == 2 and "no warehouse is given" in str(said), "captions are the warehouse's"
+
+
+def test_a_prompt_that_the_text_encoder_cuts_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    encoder = load_text_encoder()
+    requests = [read_prompt("a red circle"), read_prompt("red " * 200), read_prompt("red " * 200)]
+    _warn_of_cut(requests, encoder)
+    assert [r.getMessage()[:50] for r in caplog.records] == [
+        f"prompt of 202 tokens is cut to {encoder.max_length}: red red red red "[:50]
+    ]

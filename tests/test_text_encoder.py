@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from curation.reel.sample_reel import COLOURS, MOTIONS, SHAPES, random_shots
 from models.text_encoder import load_text_encoder
-from warehouse.errors import WeightsError
+from warehouse.errors import InputError, WeightsError
 
 TEXTS = ["a red circle", "a blue star on a noisy background", ""]
 
@@ -21,11 +21,11 @@ def embedded():
     return load_text_encoder()
 
 
-def save_tokenizer(folder, end="</s>"):
+def save_tokenizer(folder, end="</s>", words=None):
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    words = ["<pad>", end, "<unk>", *" ".join(TEXTS).split()]
+    words = ["<pad>", end, "<unk>", *(words or " ".join(TEXTS)).split()]
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(dict.fromkeys(words))}, "<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = processors.TemplateProcessing(single=f"$A {end}", special_tokens=[(end, 1)])
@@ -57,6 +57,47 @@ def test_t5_from_a_folder_is_transformers_own(tmp_path, kind):
         ).last_hidden_state[0]
         torch.testing.assert_close(row[counted], alone)
         assert not row[~counted].any()
+
+
+@pytest.mark.parametrize(("kind", "length"), [("T5", 120), ("MT5", 512), ("UMT5", 512)])
+def test_t5_has_the_length_of_the_systems_that_use_it_and_the_type_that_is_asked_for(tmp_path, kind, length):
+    import transformers
+
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 32, "d_model": 16, "d_ff": 32, "d_kv": 8, "num_layers": 1, "num_heads": 2}
+    getattr(transformers, f"{kind}EncoderModel")(
+        getattr(transformers, f"{kind}Config")(**sizes)
+    ).save_pretrained(tmp_path)
+    save_tokenizer(tmp_path)
+    encoder, half = load_text_encoder(str(tmp_path)), load_text_encoder(str(tmp_path), dtype=torch.bfloat16)
+    assert encoder.max_length == length
+    assert encoder.num_tokens([*TEXTS, "red " * 700]) == [4, 8, 1, 701]
+    assert {value.dtype for value in half.network.parameters()} == {torch.bfloat16}
+    tokens, rough = encoder.encode(TEXTS)[0], half.encode(TEXTS)[0]
+    assert rough.dtype == torch.float32 and 0 < (tokens - rough).abs().max() < 0.1 * tokens.abs().max()
+    with pytest.raises(InputError, match="max_length is 1, expected at least 2"):
+        load_text_encoder(str(tmp_path), max_length=1)
+
+
+def test_lengths_that_an_encoder_does_not_have_are_refused(tmp_path, embedded):
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    special = {"eos_token_id": 1, "pad_token_id": 0, "bos_token_id": 2}
+    CLIPTextModel(
+        CLIPTextConfig(vocab_size=32, max_position_embeddings=10, **sizes, **special)
+    ).save_pretrained(tmp_path)
+    save_tokenizer(tmp_path)
+    assert load_text_encoder(str(tmp_path), max_length=8).max_length == 8
+    with pytest.raises(InputError, match="max_length is 120, expected from 2 to the 10 positions"):
+        load_text_encoder(str(tmp_path), max_length=120)
+    assert load_text_encoder(max_length=embedded.max_length).max_length == embedded.max_length
+    with pytest.raises(
+        InputError, match=f"max_length is 120, but .* has {embedded.max_length} tokens always"
+    ):
+        load_text_encoder(max_length=120)
+    with pytest.raises(InputError, match="computes in float32, got torch"):
+        load_text_encoder(dtype=torch.bfloat16)
 
 
 @torch.no_grad()
@@ -106,6 +147,9 @@ def test_open_clips_last_layer_but_one_is_what_transformers_has_of_stable_diffus
     encoder = load_text_encoder(f"open_clip:local-dir:{tmp_path}")
     tokens, mask = encoder.encode(TEXTS)
     assert tokens.shape == (3, 12, 32) and mask.all()
+    ids = open_clip.get_tokenizer(f"local-dir:{tmp_path}")([*TEXTS, "red " * 30])
+    whole = encoder.num_tokens([*TEXTS, "red " * 30])
+    assert whole[:3] == (ids[:3] != 0).sum(1).tolist() and whole[3] == 32
 
     theirs = CLIPTextModel(
         CLIPTextConfig(
@@ -178,7 +222,7 @@ def test_unreadable_encoders_are_named(tmp_path):
 def test_embedded_tokens_are_masked_and_independent_of_the_batch(embedded):
     tokens, mask = embedded.encode(TEXTS)
     assert tokens.shape == (3, embedded.max_length, embedded.width)
-    assert mask.sum(dim=1).tolist() == [5, 9, 2]  # words with start and end
+    assert mask.sum(dim=1).tolist() == embedded.num_tokens(TEXTS) == [5, 9, 2]  # words with start and end
     assert not tokens[~mask].any()
     torch.testing.assert_close(embedded.encode(TEXTS[1:2])[0], tokens[1:2])
     torch.testing.assert_close(embedded.encode([""])[0], tokens[2:])

@@ -322,6 +322,8 @@ def _fill_encoded(ledger: Ledger, shard: str, seed: int) -> None:
             | {"bucket": "8x48x80", "shape": [8, 4, 6, 10]}
         )
         text = {"caption": summaries[clip_id], "caption_method": "merge", "text": words.tobytes()}
-        texts.append({"clip_id": clip_id, **text, "shape": [4, 16], "mask": bytes([1, 1, 1, 0])})
+        whole = 3 if texts else 12  # the first caption of a shard is cut
+        text |= {"shape": [4, 16], "mask": bytes([1, 1, 1, 0]), "num_tokens": whole}
+        texts.append({"clip_id": clip_id, **text})
     commit(ledger, "encode", shard, latents=[r | settled() for r in latents])
     commit(ledger, "encode_text", shard, text_embeddings=[r | settled() for r in texts])

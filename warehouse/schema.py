@@ -314,6 +314,11 @@ _TEXT_EMBEDDINGS = Table(
         column("text", pa.binary(), "float16, C order (tokens, width)"),
         column("shape", pa.list_(pa.int32()), "tokens, width"),
         column("mask", pa.binary(), "bool, one byte a token: true where there is a token"),
+        column(
+            "num_tokens",
+            pa.int32(),
+            "tokens of the whole caption; of more than fit into `shape` the rest was cut",
+        ),
     ),
     _KEPT,
 )

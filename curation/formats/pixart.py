@@ -69,7 +69,8 @@ def write(clips: Sequence[Clip], target: Target) -> None:
     from models.autoencoder import load_autoencoder
 
     config = target.ledger.plan.config["encode"]
-    autoencoder = load_autoencoder(config["autoencoder"])
+    subfolder = config.get("autoencoder_subfolder")
+    autoencoder = load_autoencoder(config["autoencoder"], subfolder=subfolder)
     side = max(max(b.height, b.width) for b in map(Bucket.parse, config["buckets"]))
     data = target.folder / DATA
     latents = data / f"img_vae_features_{side}resolution" / "noflip"
