@@ -21,27 +21,22 @@ from warehouse.datasets import dataset_path
 from warehouse.errors import SettingsError
 from warehouse.ledger import Ledger
 from warehouse.manifest import MANIFEST
-from warehouse.plan import WEIGHTS, Plan, Step
+from warehouse.plan import Plan, Step, without_notes
 from warehouse.store import Store
 
 
 def settings_of(plan: Plan) -> dict[str, Any]:
     """The settings, nested by section, that led to a plan; they are the defaults of whatever follows on its tables."""
     config = plan.config
-    annotators = {n: _without_weights(config[n]) for n in ANNOTATORS if config.get(n)}
+    annotators = {n: without_notes(config[n]) for n in ANNOTATORS if config.get(n)}
     sections: dict[str, Any] = {"annotators": annotators}
     for name in ("scan", "cut"):
         sections |= config.get(name, {})
     if "select" in config:
         sections["selection"] = config["select"]
     encode = {**config.get("encode", {}), **config.get("encode_text", {})}
-    sections |= {"encode": _without_weights(encode)} if encode else {}
+    sections |= {"encode": without_notes(encode)} if encode else {}
     return sections | ({"pack": config["pack"]} if "pack" in config else {})
-
-
-def _without_weights(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A step's settings less what the plan adds to them to tell weights apart."""
-    return {name: value for name, value in config.items() if name != WEIGHTS}
 
 
 def selected_earlier(store: Store) -> dict[str, Any]:

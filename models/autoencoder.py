@@ -17,6 +17,7 @@ from torch import nn
 from models import taesd
 from models.autoencoder_layouts import load_original
 from models.digest import weights_digest
+from models.latent_scaling import scaling
 from warehouse.errors import InputError, WeightsError
 
 _VIDEO = {"AutoencoderKLCogVideoX": "temporal_compression_ratio", "AutoencoderKLWan": "scale_factor_temporal"}
@@ -48,7 +49,7 @@ class Autoencoder:
         self.latent_channels: int = config.get("latent_channels") or config.z_dim
         self.time_downsampling: int = config[_VIDEO[self.kind]] if self.kind in _VIDEO else 1
         self.downsampling = 2 ** (_num_levels(config) - 1) * (config.get("patch_size") or 1)
-        scale, shift = _scaling(config)
+        scale, shift = scaling(config)
         self.scale_factor, self.shift = _numbers(scale), _numbers(shift)
         self.digest = weights_digest(network, kind=self.kind, scale=scale, shift=shift)
 
@@ -238,13 +239,6 @@ def _num_levels(config: Mapping[str, Any]) -> int:
     """Levels of resolution; between two neighbours the sides are halved."""
     names = ("block_out_channels", "encoder_block_out_channels", "dim_mult")
     return len(next(config[name] for name in names if config.get(name)))
-
-
-def _scaling(config: Mapping[str, Any]) -> tuple[float | list[float], float | list[float]]:
-    """Scale and shift of the latents: numbers, or lists with one per channel."""
-    if config.get("latents_std"):
-        return [1 / std for std in config["latents_std"]], list(config["latents_mean"])
-    return float(config.get("scaling_factor") or 1.0), float(config.get("shift_factor") or 0.0)
 
 
 def _numbers(value: float | list[float]) -> float | torch.Tensor:

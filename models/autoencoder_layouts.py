@@ -8,10 +8,11 @@ import re
 from collections.abc import Iterator, Mapping
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from models.latent_scaling import scale_in_file
 from models.layouts import Layout, read_weights
 from warehouse.errors import WeightsError
 
@@ -20,8 +21,6 @@ ORIGINAL_KINDS = ("AutoencoderKL", "AutoencoderKLTemporalDecoder")
 _TEMPORAL = {"in_layers.0": "norm1", "in_layers.2": "conv1", "out_layers.0": "norm2", "out_layers.3": "conv2"}
 _ATTENTION = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0"}
 _PREFIX = "first_stage_model."
-SCALE = "first_stage_model.scale_factor"
-"""Of a file's metadata; Stability's code has it in the model's settings, as `scale_factor`."""
 _LATENT = ("quant_conv", "post_quant_conv")
 
 
@@ -70,16 +69,13 @@ def read_original(network: nn.Module, file: Mapping[str, Tensor]) -> None:
 def load_original(path: str) -> nn.Module:
     """The autoencoder in an original file: of its own, or a whole model's with the prefix `first_stage_model.`.
 
-    Its sizes follow from the shapes; the scale of its latents is what the file's metadata says (`SCALE`), as ours do, or
-    Stable Diffusion's, of whose files none tells. Raises WeightsError where there is no such file, or no autoencoder in
-    it.
+    Its sizes follow from the shapes; the scale of its latents is what the file tells (`scale_in_file`). Raises
+    WeightsError where there is no such file, or no autoencoder in it.
     """
     import diffusers
 
     try:
         file = load_file(path)
-        with safe_open(path, framework="pt") as opened:
-            scale = float((opened.metadata() or {}).get(SCALE, 0.18215))
     except (OSError, SafetensorError) as error:
         raise WeightsError(f"{path} is no file of safetensors: {error}") from error
     weights = {n.removeprefix(_PREFIX): v for n, v in file.items() if n.startswith(_PREFIX)} or file
@@ -95,7 +91,7 @@ def load_original(path: str) -> nn.Module:
         "layers_per_block": 1 + max(i for _, i in blocks),
         "latent_channels": weights["decoder.conv_in.weight"].shape[1],
         "down_block_types": ("DownEncoderBlock2D",) * levels,
-        "scaling_factor": scale,
+        "scaling_factor": scale_in_file(path),
     }
     if "decoder.conv_out.time_mix_conv.weight" in weights:
         network = diffusers.AutoencoderKLTemporalDecoder(**config)

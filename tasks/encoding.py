@@ -21,10 +21,11 @@ from curation.footage.media import MediaLimits
 from curation.ingest import open_source
 from curation.sources import find_source
 from models.digest import weights_id
+from models.latent_scaling import scaling_of
 from models.weight_files import check_weights
 from warehouse.errors import InputError, MediaError, SettingsError, WeightsError
 from warehouse.ledger import Ledger
-from warehouse.plan import WEIGHTS, Step
+from warehouse.plan import FACTS, WEIGHTS, Step
 
 CAPTIONS = ("frame", "video", "summary")
 _TEXT_SETTINGS = (
@@ -148,6 +149,8 @@ class LatentWork:
         settings = _told(config, ("buckets", "fps", "autoencoder"), ("autoencoder_subfolder",))
         found = weights_id(_inside(config.autoencoder, config.autoencoder_subfolder), "autoencoder")
         settings |= {WEIGHTS: {config.autoencoder: found}}
+        if scaled := scaling_of(config.autoencoder, config.autoencoder_subfolder):
+            settings[FACTS] = dict(zip(("scale", "shift"), scaled, strict=True))
         step = Step("encode", 2, ("videos", "frame_scores", "clips"), ("latents",), settings)
         object.__setattr__(self, "step", step)
 

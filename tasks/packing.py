@@ -17,7 +17,7 @@ from warehouse.errors import DatasetError, WarehouseError
 from warehouse.ledger import Ledger
 from warehouse.manifest import MANIFEST, Manifest
 from warehouse.pack import clip_batch, split_videos, write_dataset
-from warehouse.plan import WEIGHTS, Step
+from warehouse.plan import FACTS, WEIGHTS, Step, without_notes
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,7 @@ def _write(ledger: Ledger, path: str, config: PackConfig, kept: int) -> None:
         text_shape=tuple(texts["shape"][0]),
         encoders=_encoders(ledger),
         encoding=_encoding(ledger),
+        latent_scaling=ledger.plan.config["encode"].get(FACTS, {}),
     )
     splits = split_videos(ledger.read_all("shards", ["video_id"])["video_id"], config.held_out_share)
     root = ledger.store.path(path)
@@ -104,7 +105,7 @@ def _encoders(ledger: Ledger) -> dict[str, str]:
 def _encoding(ledger: Ledger) -> dict[str, Any]:
     """The settings `encode`, of which those at their default may be left out."""
     told = {**ledger.plan.config["encode"], **ledger.plan.config["encode_text"]}
-    return {name: value for name, value in told.items() if name != WEIGHTS}
+    return without_notes(told)
 
 
 def _batches(ledger: Ledger, splits: dict[str, str]) -> Iterator[tuple[str, pa.RecordBatch]]:

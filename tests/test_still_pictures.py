@@ -111,4 +111,5 @@ def test_pictures_are_clips_of_one_frame_with_every_score_but_motion(folder: Pat
     num_stills = clips.filter(pl.col("clip_id").is_in(kept) & (pl.col("num_frames") == 1)).height
     still = packed.manifest.buckets["1x64x64"]
     assert still.latent_shape == (1, 4, 8, 8)
+    assert packed.manifest.latent_scaling == {"scale": 1.0, "shift": 0.0}, "the embedded autoencoder's"
     assert sum(still.num_clips(split) for split in ("train", "heldout")) == num_stills > 0

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import save_file
 
-from models.autoencoder_layouts import ORIGINAL_KINDS, SCALE, autoencoder_original
+from models.autoencoder_layouts import ORIGINAL_KINDS, autoencoder_original
+from models.latent_scaling import SCALE
 from models.layouts import unet_diffusers, unet_original, write_weights
 from models.unet_config import check_original, to_diffusers
 from models.video_unet import VideoUNetConfig

@@ -72,11 +72,12 @@ class Bucket:
 class Manifest:
     """What a packed dataset holds and where it came from.
 
-    `downsampling`: pixels a latent along height and width; `time_downsampling`: frames a latent, after the
-    first one, which has a latent of its own. `text_shape`: (tokens, channels). `encoders`:
-    digest of each encoder by its name. `encoding`: the settings that clips and captions were encoded with, which whoever
-    samples from what was trained on them needs too. `selection`: the one that chose the clips. `digest`: of all the
-    rest. The writer fills in the last three fields.
+    `downsampling`: pixels a latent along height and width; `time_downsampling`: frames a latent, after the first one,
+    which has a latent of its own. `text_shape`: (tokens, channels). `encoders`: digest of each encoder by its name.
+    `encoding`: the settings that clips and captions were encoded with, which whoever samples from what was trained on
+    them needs too. `latent_scaling`: `scale` and `shift`, numbers or one per channel, with which latents / scale +
+    shift are the autoencoder's own; empty where the plan did not tell. `selection`: the one that chose the clips.
+    `digest`: of all the rest. The writer fills in the last three fields.
     """
 
     name: str
@@ -87,6 +88,7 @@ class Manifest:
     encoders: dict[str, str]
     time_downsampling: int = 1
     encoding: dict[str, Any] = field(default_factory=dict)
+    latent_scaling: dict[str, Any] = field(default_factory=dict)
     buckets: dict[str, Bucket] = field(default_factory=dict)
     format: int = FORMAT
     digest: str = ""
@@ -96,8 +98,9 @@ class Manifest:
 
     def computed_digest(self) -> str:
         told = asdict(replace(self, digest=""))
-        if not self.encoding:  # datasets from before there was such a field keep their digest
-            del told["encoding"]
+        for name in ("encoding", "latent_scaling"):
+            if not told[name]:  # datasets from before there was such a field keep their digest
+                del told[name]
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
     def latent_shape(self, bucket: str) -> tuple[int, int, int, int]:

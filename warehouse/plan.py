@@ -22,6 +22,9 @@ CURRENT = "plans/current.json"
 WEIGHTS = "@weights"
 """Key of a step's settings under which it tells apart weights of one name; no identifier, so no field of a config."""
 
+FACTS = "@facts"
+"""Key of a step's settings under which it tells what follows from them, for readers of the plan; no part of a key."""
+
 
 def digest(value: Any, length: int = 16) -> str:
     """Hex digest of any JSON-like value, independent of the order of keys."""
@@ -94,7 +97,12 @@ def _by_content(config: Any) -> Any:
             return {name: named(inner) for name, inner in value.items()}
         return digests.get(value, value) if isinstance(value, str) else value
 
-    return {name: named(value) for name, value in config.items() if name != WEIGHTS}
+    return {name: named(value) for name, value in config.items() if name not in (WEIGHTS, FACTS)}
+
+
+def without_notes(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A step's settings less what the plan adds to them."""
+    return {name: value for name, value in config.items() if name not in (WEIGHTS, FACTS)}
 
 
 @dataclass(frozen=True)
