@@ -23,7 +23,8 @@ SPECIALS = [
     "<|im_end|>",
 ]
 SENTENCES = "describe this video in one sentence . a red dog runs left a blue cat sleeps right user assistant"
-WORDS = [*SPECIALS, *dict.fromkeys(SENTENCES.split(" "))]
+TIMES = "< > seconds 0 1 2 3 4 5 6 7 8 9 10 11 12"
+WORDS = [*SPECIALS, *dict.fromkeys(f"{SENTENCES} {TIMES}".split(" "))]
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|im_start|> {{ m['role'] }} {% for c in m['content'] %}"
     "{% if c['type'] == 'video' %}<|vision_start|> <|video_pad|> <|vision_end|> {% else %}{{ c['text'] }} {% endif %}"
@@ -108,45 +109,58 @@ def save_blip2(folder: Path) -> None:
     _save(t.Blip2ForConditionalGeneration(config), processor, folder)
 
 
+QWEN_TEXT = {
+    "vocab_size": len(WORDS),
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 512,
+    "rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0},
+    **IDS,
+}
+QWEN_IDS = {
+    "image_token_id": 6,
+    "video_token_id": 7,
+    "vision_start_token_id": 8,
+    "vision_end_token_id": 9,
+    "tie_word_embeddings": True,
+}
+QWEN_SIDE = {"shortest_edge": 56 * 56, "longest_edge": 4 * 56 * 56}
+QWEN_VISION = {"depth": 1, "hidden_size": 16, "num_heads": 2}
+
+
 def save_qwen(folder: Path) -> None:
     import transformers as t
 
-    text = {
-        "vocab_size": len(WORDS),
-        "hidden_size": 16,
-        "intermediate_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 512,
-        "rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0},
-        **IDS,
-    }
-    vision = {
-        "depth": 1,
-        "embed_dim": 16,
-        "hidden_size": 16,
-        "num_heads": 2,
-        "mlp_ratio": 2,
-        "patch_size": 14,
-    }
-    config = t.Qwen2VLConfig(
-        text_config=text,
-        vision_config=vision,
-        image_token_id=6,
-        video_token_id=7,
-        vision_start_token_id=8,
-        vision_end_token_id=9,
-        tie_word_embeddings=True,
-    )
-    side = {"shortest_edge": 56 * 56, "longest_edge": 4 * 56 * 56}
-    processor = t.Qwen2VLProcessor(
-        t.Qwen2VLImageProcessor(size=side),
-        _tokenizer(),
-        t.Qwen2VLVideoProcessor(size=side),
-        chat_template=CHAT_TEMPLATE,
-    )
+    vision = {**QWEN_VISION, "embed_dim": 16, "mlp_ratio": 2, "patch_size": 14}
+    config = t.Qwen2VLConfig(text_config=QWEN_TEXT, vision_config=vision, **QWEN_IDS)
+    pictures = t.Qwen2VLImageProcessor(size=QWEN_SIDE), t.Qwen2VLVideoProcessor(size=QWEN_SIDE)
+    processor = t.Qwen2VLProcessor(pictures[0], _tokenizer(), pictures[1], chat_template=CHAT_TEMPLATE)
     _save(t.Qwen2VLForConditionalGeneration(config), processor, folder)
+
+
+def save_qwen25(folder: Path) -> None:
+    import transformers as t
+
+    own = {"intermediate_size": 32, "patch_size": 14, "out_hidden_size": 16, "fullatt_block_indexes": [0]}
+    config = t.Qwen2_5_VLConfig(text_config=QWEN_TEXT, vision_config=QWEN_VISION | own, **QWEN_IDS)
+    pictures = t.Qwen2VLImageProcessor(size=QWEN_SIDE), t.Qwen2VLVideoProcessor(size=QWEN_SIDE)
+    processor = t.Qwen2_5_VLProcessor(pictures[0], _tokenizer(), pictures[1], chat_template=CHAT_TEMPLATE)
+    _save(t.Qwen2_5_VLForConditionalGeneration(config), processor, folder)
+
+
+def save_qwen3(folder: Path) -> None:
+    import transformers as t
+
+    own = {"intermediate_size": 32, "patch_size": 16, "out_hidden_size": 16, "deepstack_visual_indexes": [0]}
+    vision = QWEN_VISION | own | {"num_position_embeddings": 16}
+    config = t.Qwen3VLConfig(text_config=QWEN_TEXT, vision_config=vision, **QWEN_IDS)
+    pictures = t.Qwen2VLImageProcessor(size=QWEN_SIDE, patch_size=16), t.Qwen3VLVideoProcessor(size=QWEN_SIDE)
+    processor = t.Qwen3VLProcessor(pictures[0], _tokenizer(), pictures[1], chat_template=CHAT_TEMPLATE)
+    _save(t.Qwen3VLForConditionalGeneration(config), processor, folder)
 
 
 SAVE: dict[str, Callable[[Path], None]] = {
@@ -154,3 +168,6 @@ SAVE: dict[str, Callable[[Path], None]] = {
     "blip-2": save_blip2,
     "chat": save_qwen,
 }
+"""By kind of `VideoModelConfig`."""
+CHATS = {"qwen2": save_qwen, "qwen2.5": save_qwen25, "qwen3": save_qwen3}
+"""Several families of the kind chat, which are told times in ways of their own."""

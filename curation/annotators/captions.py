@@ -59,7 +59,7 @@ class CaptionsAnnotator:
     """Writes both captions of each clip, all clips of a batch together."""
 
     name: ClassVar[str] = "captions"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     reads: ClassVar[tuple[str, ...]] = ("grid_frames", "motion")
     config_type: ClassVar[type] = CaptionsConfig
 
@@ -91,9 +91,11 @@ class CaptionsAnnotator:
 
     def _view(self, clip: Clip) -> tuple[np.ndarray, VideoView]:
         middle = pixels(first_middle_last(clip)[1])
-        frames = [pixels(frame) for frame in frames_of(clip, self._config.num_frames)]
+        shown = frames_of(clip, self._config.num_frames)
+        times_s = [(frame.pts - clip.start_pts) * clip.seconds_per_tick for frame in shown]
+        frames = [pixels(frame) for frame in shown]
         # A clip too short for a pair of flow frames has no motion, and its caption then has no word of it.
-        return middle, VideoView(frames, clip.rows.get("motion") or None)
+        return middle, VideoView(frames, times_s, clip.rows.get("motion") or None)
 
     def _columns(self, views: list[tuple[np.ndarray, VideoView]]) -> list[Mapping[str, Any] | Failed]:
         of_frames = self._coca.caption([middle for middle, _ in views])

@@ -19,6 +19,8 @@ class VideoView:
 
     frames_HW3: Sequence[np.ndarray]
     """uint8 RGB, spread evenly over the clip, in order; at least one."""
+    times_s: Sequence[float]
+    """When each of them is shown, in seconds from the start of the clip; increasing."""
     motion: Mapping[str, Any] | None
     """The clip's row in table motion, if it has one."""
 

@@ -37,6 +37,7 @@ class VideoModelConfig:
 
 
 Inputs = Mapping[str, Any]
+_NUMBERS_PER_S = 1000
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class _Kind:
 
     model_class: str
     processor_class: str
-    inputs: Callable[[Any, str, Sequence[np.ndarray]], list[Inputs]]
+    inputs: Callable[[Any, str, VideoView], list[Inputs]]
 
 
 class VideoModel:
@@ -82,10 +83,10 @@ class VideoModel:
     def caption(self, videos: Sequence[VideoView]) -> list[tuple[Caption, str]]:
         """See VideoCaptioner."""
         method = f"{self._config.kind}-{self._config.model}"
-        return [(self._of_clip(video.frames_HW3), method) for video in videos]
+        return [(self._of_clip(video), method) for video in videos]
 
-    def _of_clip(self, frames_HW3: Sequence[np.ndarray]) -> Caption:
-        inputs = self._kind.inputs(self._processor, self._config.prompt, frames_HW3)
+    def _of_clip(self, video: VideoView) -> Caption:
+        inputs = self._kind.inputs(self._processor, self._config.prompt, video)
         return elect([self._write(part) for part in inputs])
 
     def _write(self, inputs: Inputs) -> Caption:
@@ -93,7 +94,7 @@ class VideoModel:
         import torch
 
         on_device = {
-            name: value.to(self._device, self._dtype if value.is_floating_point() else value.dtype)
+            name: value.to(self._device, self._dtype if name.startswith("pixel_values") else value.dtype)
             for name, value in inputs.items()
         }
         with torch.inference_mode():
@@ -111,24 +112,49 @@ class VideoModel:
         return Caption(text, "ok" if ended else "truncated")
 
 
-def _four_frames(processor: Any, prompt: str, frames_HW3: Sequence[np.ndarray]) -> list[Inputs]:
+def _four_frames(processor: Any, prompt: str, video: VideoView) -> list[Inputs]:
     """InstructBLIP-Video's processor makes room for the query tokens of exactly four frames."""
-    spread = np.linspace(0, len(frames_HW3) - 1, 4).round().astype(int)
-    return [processor(images=[frames_HW3[i] for i in spread], text=prompt, return_tensors="pt")]
+    spread = np.linspace(0, len(video.frames_HW3) - 1, 4).round().astype(int)
+    return [processor(images=[video.frames_HW3[i] for i in spread], text=prompt, return_tensors="pt")]
 
 
-def _each_frame(processor: Any, prompt: str, frames_HW3: Sequence[np.ndarray]) -> list[Inputs]:
-    return [processor(images=frame, text=prompt, return_tensors="pt") for frame in frames_HW3]
+def _each_frame(processor: Any, prompt: str, video: VideoView) -> list[Inputs]:
+    return [processor(images=frame, text=prompt, return_tensors="pt") for frame in video.frames_HW3]
 
 
-def _conversation(processor: Any, prompt: str, frames_HW3: Sequence[np.ndarray]) -> list[Inputs]:
-    asked = [{"type": "video", "video": np.stack(frames_HW3)}, {"type": "text", "text": prompt}]
-    message = {"role": "user", "content": asked}
+def _conversation(processor: Any, prompt: str, video: VideoView) -> list[Inputs]:
+    # Qwen3-VL refuses a video of one frame, which others show twice by themselves.
+    twice = 2 if len(video.frames_HW3) == 1 else 1
+    frames_THW3, times_s = np.stack([*video.frames_HW3] * twice), [*video.times_s] * twice
+    asked = [{"type": "video", "video": frames_THW3}, {"type": "text", "text": prompt}]
+    # The frames have been chosen: a processor that were left to itself would choose among them, at a rate it guesses.
+    shown = {"video_metadata": [_metadata(times_s)], "do_sample_frames": False}
     return [
         processor.apply_chat_template(
-            [message], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+            [{"role": "user", "content": asked}],
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            processor_kwargs=shown,
         )
     ]
+
+
+def _metadata(times_s: Sequence[float]) -> dict[str, Any]:
+    """The frames as transformers knows sampled ones: by their number in a video of a thousand frames a second.
+
+    Times are numbers over that rate, and the rate of the frames themselves is their share of the video's length, so the
+    length is that of as many frames at their mean distance, to the millisecond.
+    """
+    apart_s = (times_s[-1] - times_s[0]) / (len(times_s) - 1) or 1.0
+    length_s = apart_s * len(times_s)
+    return {
+        "total_num_frames": round(length_s * _NUMBERS_PER_S),
+        "fps": float(_NUMBERS_PER_S),
+        "duration": length_s,
+        "frames_indices": [round(time_s * _NUMBERS_PER_S) for time_s in times_s],
+    }
 
 
 _KINDS = {
