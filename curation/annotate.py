@@ -12,6 +12,7 @@ import polars as pl
 
 from curation.annotators.base import Annotator, Clip, Done, Failed, GridFrame, Outcome
 from curation.annotators.registry import ANNOTATORS
+from curation.engine.places import RunsOn
 from curation.engine.work import Outputs, Unit, by_video, in_batches, settled
 from models.digest import local_weights, weights_id
 from warehouse.errors import CutroomError, SettingsError, WeightsError
@@ -66,14 +67,26 @@ class AnnotateWork:
     config: Any
     timeout_s: float = 1800.0
     isolated: bool = False
+    runs_on: RunsOn = field(init=False)
     step: Step = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "step", annotate_step(self.name, self.config))
+        object.__setattr__(self, "runs_on", self._chosen("runs_on", "cores"))
 
     def split(self, ledger: Ledger, shard: str, ids: Sequence[tuple]) -> Iterable[Sequence[tuple]]:
         near = [i for group in by_video(ledger, shard, ids) for i in group]
-        return in_batches(near, 16)
+        return in_batches(near, self.batch_size)
+
+    @property
+    def batch_size(self) -> int:
+        """Clips of one unit, at most."""
+        return self._chosen("batch_size", 16)
+
+    def _chosen(self, name: str, default: Any) -> Any:
+        """What the annotator says of itself for its config; see annotators.base.ChoosesPlace."""
+        choose = getattr(ANNOTATORS[self.name], name, None)
+        return default if choose is None else choose(self.config)
 
     def run(self, ledger: Ledger, unit: Unit, outputs: Outputs) -> None:
         annotator = _loaded(self.name, self.config)

@@ -19,6 +19,7 @@ import polars as pl
 import pyarrow as pa
 from pyarrow import fs
 
+from curation.engine.places import RunsOn
 from curation.engine.work import Outputs, Unit, in_batches, settled
 from curation.footage.media import MediaLimits, content_hash, probe
 from curation.footage.pictures import SUFFIXES
@@ -237,6 +238,7 @@ class HashWork:
     timeout_s: float = 3600.0
     step: Step = HASH
     isolated: bool = True
+    runs_on: RunsOn = "cores"
 
     def split(self, ledger: Ledger, shard: str, ids: Sequence[tuple]) -> Iterable[Sequence[tuple]]:
         return in_batches(ids, 16)

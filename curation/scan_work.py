@@ -14,6 +14,7 @@ from curation.cuts.boundaries import Cut, CutConfig, merge_cuts
 from curation.cuts.changes import Measure
 from curation.cuts.clips import ClipConfig, Span, spans
 from curation.cuts.detectors import MEASURES, LevelScores, Signals
+from curation.engine.places import RunsOn
 from curation.engine.work import Outputs, Unit, in_batches, settled
 from curation.footage.grid_frames import GridFrame
 from curation.footage.media import MediaLimits
@@ -38,6 +39,7 @@ class ScanWork:
     limits: MediaLimits
     timeout_s: float = 3600.0
     isolated: bool = True
+    runs_on: RunsOn = "cores"
     step: Step = field(init=False)
 
     def __post_init__(self) -> None:
@@ -191,6 +193,7 @@ class CutWork:
     clips: ClipConfig
     timeout_s: float = 600.0
     isolated: bool = False
+    runs_on: RunsOn = "cores"
     step: Step = field(init=False)
 
     def __post_init__(self) -> None:

@@ -15,6 +15,7 @@ import polars as pl
 
 from curation.captions.cleaning import CleaningConfig, clean, fault
 from curation.captions.score_words import ScoreWordsConfig, parts, with_score_words
+from curation.engine.places import RunsOn
 from curation.engine.work import Outputs, Unit, by_video, in_batches, settled
 from curation.footage.clip_frames import Bucket, Sampled, read_clips, sample
 from curation.footage.media import MediaLimits
@@ -142,6 +143,7 @@ class LatentWork:
     limits: MediaLimits
     timeout_s: float = 3600.0
     isolated: bool = False
+    runs_on: RunsOn = "cores"
     step: Step = field(init=False)
 
     def __post_init__(self) -> None:
@@ -226,6 +228,7 @@ class TextWork:
     config: EncodeConfig
     timeout_s: float = 1800.0
     isolated: bool = False
+    runs_on: RunsOn = "cores"
     step: Step = field(init=False)
 
     def __post_init__(self) -> None:

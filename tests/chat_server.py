@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -29,6 +30,10 @@ class Chat:
     answer: Callable[[Asked], tuple[int, Any]]
     """HTTP status and body of an answer; a body that is a string is sent as it is."""
     asked: list[Asked] = field(default_factory=list)
+    retry_after: str = "0"
+    """What a refusal with status 429 says in its header of that name."""
+    times_s: list[float] = field(default_factory=list)
+    """When each request came, on the monotonic clock."""
     most_at_once: int = 0
     url: str = ""
     _under_way: int = 0
@@ -37,6 +42,7 @@ class Chat:
     def handle(self, asked: Asked) -> tuple[int, Any]:
         with self._lock:
             self.asked.append(asked)
+            self.times_s.append(time.monotonic())
             self._under_way += 1
             self.most_at_once = max(self.most_at_once, self._under_way)
         try:
@@ -81,7 +87,7 @@ def chat_server(answer: Callable[[Asked], tuple[int, Any]] = merged) -> Iterator
             self.send_response(status)
             self.send_header("Content-Length", str(len(payload)))
             if status == 429:
-                self.send_header("Retry-After", "0")
+                self.send_header("Retry-After", chat.retry_after)
             self.end_headers()
             self.wfile.write(payload)
 

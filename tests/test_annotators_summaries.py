@@ -3,6 +3,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from curation.annotators.base import Clip, Done, Failed
 from curation.annotators.caption_merge import merge_captions, telling_words
 from curation.annotators.summaries import SummariesAnnotator, SummariesConfig
-from curation.annotators.summary_server import Request, ServerConfig
+from curation.annotators.summary_server import Request, ServerConfig, retry_after_s
 from warehouse.errors import SettingsError
 
 QUICK = ServerConfig(model="tiny", backoff_s=0.001, timeout_s=5.0)
@@ -225,6 +226,59 @@ def test_requests_are_spaced_to_a_rate() -> None:
         started = time.monotonic()
         server.annotate([captioned(n) for n in range(7)])
     assert 0.3 <= time.monotonic() - started < 2
+
+
+@pytest.mark.parametrize(
+    ("header", "wait_s"),
+    [
+        ("120", 120),
+        ("0.25", 0.25),
+        (" 7 ", 7),
+        ("Sat, 21 Nov 2026 12:00:30 GMT", 30),
+        ("Saturday, 21-Nov-26 12:00:30 GMT", 30),
+        ("Sat Nov 21 12:00:30 2026", 30),
+        ("Sat, 21 Nov 2026 11:59:00 GMT", 0),
+        ("", 0),
+        ("soon", 0),
+        ("-5", 0),
+    ],
+)
+def test_retry_after_is_seconds_or_any_of_the_three_forms_of_a_date(header: str, wait_s: float) -> None:
+    assert retry_after_s(header, datetime(2026, 11, 21, 12, tzinfo=UTC)) == wait_s
+
+
+def refuse_the_first(asked: Asked, seen: Counter[str]) -> tuple[int, Any]:
+    seen["all"] += 1
+    return (429, "slow down") if seen["all"] == 1 else merged(asked)
+
+
+def test_a_server_that_asks_for_time_gets_it_from_all_that_ask() -> None:
+    seen: Counter[str] = Counter()
+    with chat_server(lambda asked: refuse_the_first(asked, seen)) as chat:
+        chat.retry_after = "0.6"
+        server = annotator(replace(QUICK, url=chat.url, concurrency=1))
+        outcomes = server.annotate([captioned(n) for n in range(3)])
+    assert all(isinstance(outcome, Done) for outcome in outcomes)
+    assert chat.times_s[1] - chat.times_s[0] >= 0.6
+    seen.clear()
+    with chat_server(lambda asked: refuse_the_first(asked, seen)) as chat:
+        chat.retry_after = "0.6"
+        annotator(replace(QUICK, url=chat.url, requests_per_minute=1200)).annotate(
+            [captioned(n) for n in range(20)]
+        )
+    refused_s = chat.times_s[0]
+    assert not [t for t in chat.times_s if refused_s + 0.3 < t < refused_s + 0.6], "others kept asking"
+
+
+def test_no_wait_is_longer_than_the_settings_allow_and_the_failure_says_so() -> None:
+    with chat_server(lambda asked: (429, "slow down")) as chat:
+        chat.retry_after = "3600"
+        started = time.monotonic()
+        config = replace(QUICK, url=chat.url, attempts=2, longest_wait_s=0.2)
+        (outcome,) = annotator(config).annotate([captioned(1)])
+    assert 0.2 <= time.monotonic() - started < 5
+    assert isinstance(outcome, Failed)
+    assert outcome.detail.endswith("; it asks to wait 3600 s, and longest_wait_s allows 0.2 s")
 
 
 def test_a_servers_key_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pytest
 
 from curation.engine.local import run_shards
+from curation.engine.places import RunsOn
 from curation.engine.pool import Pool
 from curation.engine.work import Outputs, Unit, in_batches, settled
 from warehouse.audit import audit
@@ -35,6 +36,7 @@ class Misbehave:
     isolated: bool
     timeout_s: float = 2.0
     batch: int = 1
+    runs_on: RunsOn = "cores"
     step: Step = HASH
 
     def split(self, ledger: Ledger, shard: str, ids: Sequence[tuple]) -> Iterable[Sequence[tuple]]:

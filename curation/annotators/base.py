@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
+from curation.engine.places import RunsOn
 from curation.footage.grid_frames import decode_jpeg, pick
 
 
@@ -88,6 +89,18 @@ class LoadsWeights(Protocol):
     @staticmethod
     def check(config: Any) -> None:
         """Raises WeightsError with the way to mend it; takes seconds at most, and asks no hub."""
+
+
+class ChoosesPlace(Protocol):
+    """What an annotator has besides whose work the cores do not do, or not alone."""
+
+    @staticmethod
+    def runs_on(config: Any) -> RunsOn:
+        """Where an annotator of this config does its work; `cores` is what it is without this method."""
+
+    @staticmethod
+    def batch_size(config: Any) -> int:
+        """Clips of one call of `annotate`, at most; 16 without this method."""
 
 
 def is_on(config: Any) -> bool:

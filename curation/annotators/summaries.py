@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Any, ClassVar
 
 from curation.annotators.base import Clip, Failed, Outcome
@@ -11,6 +12,7 @@ from curation.annotators.batch import row_of, score_batch
 from curation.annotators.caption_merge import merge_captions
 from curation.annotators.coca import Caption
 from curation.annotators.summary_server import Request, ServerConfig, SummaryServer
+from curation.engine.places import RunsOn
 
 OFFLINE = "offline-merge"
 
@@ -35,6 +37,19 @@ class SummariesAnnotator:
         self._config = config
         self.server: SummaryServer | None = None
         """The server, with the tokens that it used; None where there is none."""
+
+    @staticmethod
+    def runs_on(config: SummariesConfig) -> RunsOn:
+        """See ChoosesPlace."""
+        return "elsewhere" if config.server else "cores"
+
+    @staticmethod
+    def batch_size(config: SummariesConfig) -> int:
+        """See ChoosesPlace: enough to keep the server busy, and not more than its limit lets through in five minutes."""
+        if config.server is None:
+            return 16
+        a_minute = config.server.requests_per_minute or inf
+        return max(1, int(min(4 * config.server.concurrency, 5 * a_minute)))
 
     def load(self) -> None:
         """Makes the server's client, without asking it anything; raises SettingsError."""

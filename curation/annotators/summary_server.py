@@ -11,11 +11,14 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -65,9 +68,10 @@ class ServerConfig:
     max_tokens: int = 160
     """An answer that has not ended after as many tokens is cut there."""
     concurrency: int = operational(8)
-    """Requests that are under way at once."""
+    """Requests that are under way at once, in the whole run: one worker asks, whatever their number."""
     requests_per_minute: float | None = operational(None)
-    """Requests are spaced so as not to be more; None sets no limit."""
+    """Requests of the whole run are spaced so as not to be more, those that are asked again included; None sets no
+    limit."""
     timeout_s: float = operational(60.0)
     """Longest wait for one answer, in seconds."""
     attempts: int = operational(4)
@@ -77,7 +81,9 @@ class ServerConfig:
     usd_per_million_completion_tokens: float = operational(0.0)
     """The same for what is written."""
     backoff_s: float = operational(1.0)
-    """Wait before the second attempt, in seconds; it doubles with each further one, up to a minute."""
+    """Wait before the second attempt, in seconds; it doubles with each further one."""
+    longest_wait_s: float = operational(60.0)
+    """Longest wait before a further attempt, also where the server asks for more (Retry-After)."""
 
 
 @dataclass(frozen=True)
@@ -168,17 +174,21 @@ class SummaryServer:
         return answers
 
     def _ask(self, client: httpx.Client, request: Request) -> Caption | Failed:
-        wait_s = self._config.backoff_s
+        longest_s, wait_s = self._config.longest_wait_s, self._config.backoff_s
         for attempt in range(1, self._config.attempts + 1):
             try:
                 return self._attempt(client, request)
             except _Refused as refused:
-                failed = refused.failed
+                failed, asked_s = refused.failed, refused.wait_s
                 if not refused.again or attempt == self._config.attempts:
                     break
-                time.sleep(min(max(wait_s, refused.wait_s), 60.0))
+                self._pace.hold(min(asked_s, longest_s))
+                time.sleep(min(max(wait_s, asked_s), longest_s))
                 wait_s *= 2
-        return Failed(failed.cause, f"{failed.detail} (attempt {attempt} of {self._config.attempts})")
+        told = f"{failed.detail} (attempt {attempt} of {self._config.attempts})"
+        if asked_s > longest_s:
+            told += f"; it asks to wait {asked_s:.0f} s, and longest_wait_s allows {longest_s:g} s"
+        return Failed(failed.cause, told)
 
     def _attempt(self, client: httpx.Client, request: Request) -> Caption:
         import httpx
@@ -227,13 +237,23 @@ def checked_summary(request: Request, content: str) -> str:
 def _check_status(response: httpx.Response) -> None:
     status = response.status_code
     if status == 429 or status >= 500:
-        asked_s = response.headers.get("Retry-After", "")
-        wait_s = float(asked_s) if asked_s.isdigit() else 0.0
+        wait_s = retry_after_s(response.headers.get("Retry-After", ""), datetime.now(UTC))
         raise _Refused(
             "server_error", f"the server answered {status}: {response.text[:200]!r}", wait_s=wait_s
         )
     if status != 200:
         raise _Refused("refused", f"the server answered {status}: {response.text[:200]!r}", again=False)
+
+
+def retry_after_s(header: str, now: datetime) -> float:
+    """Seconds that a Retry-After header asks to wait: a number of them, or a date (RFC 9110, section 10.2.3); else 0."""
+    if re.fullmatch(r"\d+(\.\d+)?", header.strip()):
+        return float(header)
+    try:
+        at = parsedate_to_datetime(header)
+    except ValueError:
+        return 0.0
+    return max(0.0, (at.replace(tzinfo=at.tzinfo or UTC) - now).total_seconds())
 
 
 def _headers(config: ServerConfig) -> dict[str, str]:
@@ -248,12 +268,17 @@ def _headers(config: ServerConfig) -> dict[str, str]:
 
 
 class _Pace:
-    """Spaces calls of `wait` by at least a minute over `per_minute`, over all threads."""
+    """Spaces calls of `wait` by at least a minute over `per_minute`, over all threads, and holds all of them back."""
 
     def __init__(self, per_minute: float | None) -> None:
         self._gap_s = 60.0 / per_minute if per_minute else 0.0
         self._next_s = 0.0
         self._lock = threading.Lock()
+
+    def hold(self, wait_s: float) -> None:
+        """No call of `wait` that comes from now on returns before so many seconds are over."""
+        with self._lock:
+            self._next_s = max(self._next_s, time.monotonic() + wait_s)
 
     def wait(self) -> None:
         with self._lock:

@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any
 
 from curation.engine import worker
+from curation.engine.places import Places
 from curation.engine.work import Unit, Work
 from warehouse import owner
 from warehouse.ledger import Ledger
@@ -43,6 +44,8 @@ class Finished:
 @dataclass
 class _Slot:
     process: subprocess.Popen[bytes]
+    number: int
+    """Its place among the pool's workers, from 0."""
     unit: Unit | None = None
     folder: Path | None = None
     deadline: float = field(default=float("inf"))
@@ -54,7 +57,7 @@ class Pool:
     """`size` worker processes, each with one thread, so that the same clip gives the same numbers on any machine."""
 
     def __init__(self, size: int, scratch: Path, preload: tuple[str, ...] = ()) -> None:
-        self.size = size
+        self._places = Places(size)
         self._scratch = scratch / owner.new_name()
         self._preload = preload
         self._slots: list[_Slot] = []
@@ -95,15 +98,17 @@ class Pool:
     def _fill(
         self, work: Work, ledger: Ledger, waiting: Iterator[Unit], ready: selectors.BaseSelector
     ) -> None:
-        free = [s for s in self._slots if s.unit is None]
-        while free or len(self._slots) < self.size:
+        slots = {slot.number: slot for slot in self._slots}
+        for number in range(self._places.most(work.runs_on)):
+            slot = slots.get(number)
+            if slot is not None and slot.unit is not None:
+                continue
             unit = next(waiting, None)
             if unit is None:
                 return
-            if not free:
-                self._slots.append(_Slot(self._start()))
-                free.append(self._slots[-1])
-            slot = free.pop()
+            if slot is None:
+                slot = _Slot(self._start(), number)
+                self._slots.append(slot)
             self._give(slot, work, ledger, unit)
             ready.register(slot.process.stdout, selectors.EVENT_READ, slot)
 

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import polars as pl
 import pyarrow as pa
 
+from curation.engine.places import RunsOn
 from warehouse.ledger import Ledger
 from warehouse.plan import Step
 from warehouse.schema import TABLES
@@ -32,6 +33,9 @@ class Work(Protocol):
     """A unit that takes longer is killed and fails with the cause `timeout`."""
     isolated: bool
     """Each unit gets a process of its own; otherwise a process keeps its models and takes one unit after another."""
+
+    runs_on: RunsOn
+    """What does the work, which says how many processes take its units at once."""
 
     def split(self, ledger: Ledger, shard: str, ids: Sequence[tuple]) -> Iterable[Sequence[tuple]]:
         """The units of a shard at the first attempt; later ones go id by id, so that a bad one takes no other along."""
