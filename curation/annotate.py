@@ -115,7 +115,7 @@ def _row(clip: Clip, outcome: Outcome, attempt: int) -> dict[str, Any]:
     if isinstance(outcome, Done):
         return row | dict(outcome.columns) | settled(attempt)
     if isinstance(outcome, Failed):
-        return row | settled(attempt, "failed", outcome.cause, outcome.detail)
+        return row | dict(outcome.columns) | settled(attempt, "failed", outcome.cause, outcome.detail)
     return row | settled(attempt, "skipped", outcome.reason)
 
 

@@ -144,6 +144,7 @@ def _curated(curated: Curated) -> dict[str, Any]:
         "new_rows": dict(curated.new_rows),
         "states": {t: dict(c) for t, c in curated.states.items()},
         "selection": curated.selected and _selection(curated.selected),
+        "spent": curated.spent and curated.spent.as_json(),
         "problems": [dict(problem) for problem in curated.problems],
         "pictures_left_out": curated.pictures_left_out,
     }
@@ -162,6 +163,8 @@ def _selection(selected: Selected) -> dict[str, Any]:
 
 def _show_curated(curated: Curated) -> None:
     console.states(curated.warehouse, curated.states, curated.new_rows)
+    if curated.spent:
+        print(f"summaries: {curated.spent}")
     if curated.selected:
         _show_selected(curated.selected)
 

@@ -11,6 +11,7 @@ from typing import Any
 from prefect import flow
 
 from curation.annotators.registry import ANNOTATORS
+from curation.captions.spending import Spent, spent
 from curation.ingest import Given, assign, give, places_not_there, settle_given_again
 from curation.pipeline import CurationConfig, check_weights, hash_work, make_plan, shard_works
 from curation.selection.verdicts import Selected
@@ -36,6 +37,8 @@ class Curated:
     states: States
     selected: Selected | None
     """None if there is no clip to select from."""
+    spent: Spent | None = None
+    """What this run asked a server for summaries; None if it asked none."""
     problems: tuple[Mapping[str, str], ...] = ()
     """Footage that was named and is not there: path, cause and detail."""
     pictures_left_out: int = 0
@@ -132,4 +135,5 @@ def _score_and_select(engine: Engine, config: CurationConfig, window_shards: int
     artifacts.show_states(states)
     refuse_total_failure(ledger, states)
     selected = select_clips(ledger, config.selection, engine.run_id)
-    return Curated(ledger.store.uri, dict(rows), states, selected)
+    asked = spent(ledger, engine.run_id)
+    return Curated(ledger.store.uri, dict(rows), states, selected, asked)

@@ -52,7 +52,7 @@ class Chat:
                 self._under_way -= 1
 
 
-def completion(content: str, finish_reason: str = "stop") -> dict[str, Any]:
+def completion(content: str | None, finish_reason: str = "stop") -> dict[str, Any]:
     """A chat completion as servers send it."""
     return {
         "object": "chat.completion",

@@ -9,6 +9,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+from chat_server import chat_server
 from served import ROOT, clean_environment, cutroom
 
 from curation.annotators.raft_motion import RaftMotionConfig
@@ -120,6 +121,26 @@ def test_a_file_that_cannot_be_used_says_why(
     assert done.returncode == 2, done.stderr
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_what_a_server_was_asked_for_is_told_and_shown(warehouse: Path, tmp_path: Path) -> None:
+    env = env_of(warehouse, documented(tmp_path))  # another test may have selected by it
+    clips = table(warehouse, "captions").filter(state="done").height
+    with chat_server() as chat:
+        server = {"url": chat.url, "model": "told", "usd_per_million_completion_tokens": 50.0}
+        setting = f"annotators.summaries.server={json.dumps(server)}"
+        curated = run("annotate", warehouse, "summaries", "--set", setting, env=env)
+        again = cutroom("annotate", warehouse, "summaries", "--set", setting, env=env)
+        assert len(chat.asked) == clips
+        new = setting.replace("told", "anew")
+        told = cutroom("annotate", warehouse, "summaries", "--set", new, env=env)
+    cost = {"requests": clips, "prompt_tokens": 100 * clips, "completion_tokens": 20 * clips}
+    assert curated["spent"] == cost | {"usd": pytest.approx(20 * clips * 50e-6)}
+    words = f"{clips} requests, {100 * clips:,} prompt tokens, {20 * clips:,} completion tokens"
+    assert f"summaries: {words}, {20 * clips * 50e-6:.4f} USD" in told.stdout
+    assert "nothing to do" in again.stdout and "requests" not in again.stdout
+    page = Path(run("report", warehouse, "--output", tmp_path / "page.html", env=env)["report"]).read_text()
+    assert f"retries included: {words}, " in page
 
 
 def test_an_annotator_that_is_not_there_is_named_with_those_that_are(warehouse: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pickle
 import time
 from collections import Counter
 from dataclasses import replace
@@ -12,12 +13,15 @@ from chat_server import Asked, chat_server, completion, merged
 from hypothesis import given
 from hypothesis import strategies as st
 
+from curation.annotate import AnnotateWork
 from curation.annotators.base import Clip, Done, Failed
 from curation.annotators.caption_merge import merge_captions, telling_words
 from curation.annotators.summaries import SummariesAnnotator, SummariesConfig
 from curation.annotators.summary_server import Request, ServerConfig, retry_after_s
+from flows.settings import load_settings, nest, parse_set
 from warehouse.errors import SettingsError
 
+NOTHING_ASKED = dict.fromkeys(("requests", "prompt_tokens", "completion_tokens", "nano_usd"))
 QUICK = ServerConfig(model="tiny", backoff_s=0.001, timeout_s=5.0)
 
 
@@ -86,6 +90,7 @@ def test_without_a_server_the_rule_writes_the_summary_and_a_cut_caption_stays_ma
         "summary": "dog 1 runs, a dog number 1 on grass",
         "method": "offline-merge",
         "status": "ok",
+        **NOTHING_ASKED,
     }
     assert cut.columns["status"] == "truncated"
     assert isinstance(missing, Failed) and missing.cause == "missing_input"
@@ -99,6 +104,7 @@ def test_where_one_caption_failed_the_other_is_the_summary_and_no_server_is_aske
         "summary": "a dog number 1 on grass",
         "method": "offline-merge",
         "status": "ok",
+        **NOTHING_ASKED,
     }
     with chat_server() as chat:
         server = annotator(replace(QUICK, url=chat.url))
@@ -115,7 +121,8 @@ def test_every_answer_goes_to_the_clip_that_asked_for_it_and_tokens_are_counted(
         return merged(asked)
 
     with chat_server(slow_for_early_ones) as chat:
-        server = annotator(replace(QUICK, url=chat.url, concurrency=4))
+        priced = {"usd_per_million_prompt_tokens": 2.0, "usd_per_million_completion_tokens": 10.0}
+        server = annotator(replace(QUICK, url=chat.url, concurrency=4, **priced))
         outcomes = server.annotate([captioned(n) for n in range(12)])
     for number, outcome in enumerate(outcomes):
         assert isinstance(outcome, Done)
@@ -124,14 +131,12 @@ def test_every_answer_goes_to_the_clip_that_asked_for_it_and_tokens_are_counted(
             "summary": f"dog {number} runs while a dog number {number} on grass",
             "method": "llm-tiny",
             "status": "ok",
+            "requests": 1,
+            "prompt_tokens": 100,
+            "completion_tokens": 20,
+            "nano_usd": 100 * 2_000 + 20 * 10_000,
         }
     assert 2 <= chat.most_at_once <= 4
-    assert server.server is not None
-    usage = server.server.usage
-    assert (usage.requests, usage.prompt_tokens, usage.completion_tokens) == (12, 1200, 240)
-    assert usage.cost_usd(QUICK) == 0
-    dear = replace(QUICK, usd_per_million_prompt_tokens=2.0, usd_per_million_completion_tokens=10.0)
-    assert usage.cost_usd(dear) == pytest.approx(1200 * 2e-6 + 240 * 1e-5)
 
 
 def test_a_request_carries_its_clip_its_key_and_two_examples() -> None:
@@ -168,7 +173,10 @@ def test_what_passes_is_asked_again_until_it_is_right() -> None:
         (outcome,) = annotator(replace(QUICK, url=chat.url, attempts=5)).annotate([captioned(1)])
         (failed,) = annotator(replace(QUICK, url=chat.url, attempts=1)).annotate([captioned(2)])
     assert isinstance(outcome, Done) and len(chat.asked) == 6
-    assert failed == Failed("server_error", "the server answered 503: 'busy' (attempt 1 of 1)")
+    # Of the five requests two were answered with a chat completion, one of them of no use.
+    assert [outcome.columns[name] for name in NOTHING_ASKED] == [5, 200, 40, None]
+    asked = NOTHING_ASKED | {"requests": 1}
+    assert failed == Failed("server_error", "the server answered 503: 'busy' (attempt 1 of 1)", asked)
 
 
 @pytest.mark.parametrize(
@@ -190,6 +198,7 @@ def test_an_answer_that_is_not_this_clips_summary_fails_it(content: str, cause: 
     with chat_server(answer) as chat:
         (outcome,) = annotator(replace(QUICK, url=chat.url, attempts=2)).annotate([captioned(1)])
     assert isinstance(outcome, Failed) and outcome.cause == "bad_answer" and cause in outcome.detail
+    assert [outcome.columns[name] for name in NOTHING_ASKED] == [2, 200, 40, None]
     assert len(chat.asked) == 2
 
 
@@ -200,6 +209,74 @@ def test_an_answer_that_was_cut_is_kept_and_marked_and_talk_after_it_is_dropped(
         (chatty,) = annotator(replace(QUICK, url=chat.url)).annotate([captioned(1)])
     assert isinstance(cut, Done) and cut.columns["status"] == "truncated"
     assert isinstance(chatty, Done) and chatty.columns["summary"] == "a dog runs"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "<think>\nA dog | runs.\n</think>\n\n{key} | a dog runs",
+        "thoughts whose first tag stood in the prompt</think>{key} | a dog runs",
+        "{key} | a dog runs",
+    ],
+)
+def test_what_a_model_thinks_before_it_answers_is_no_summary(content: str) -> None:
+    with chat_server(lambda asked: (200, completion(content.format(key=asked.key)))) as chat:
+        (outcome,) = annotator(replace(QUICK, url=chat.url)).annotate([captioned(1)])
+    assert isinstance(outcome, Done) and outcome.columns["summary"] == "a dog runs"
+
+
+@pytest.mark.parametrize("content", ["<think>\nA dog runs. Or does", None])
+def test_a_model_that_is_cut_while_it_thinks_says_nothing(content: str | None) -> None:
+    with chat_server(lambda asked: (200, completion(content, "length"))) as chat:
+        (outcome,) = annotator(replace(QUICK, url=chat.url, attempts=1)).annotate([captioned(1)])
+    assert isinstance(outcome, Failed) and outcome.cause == "bad_answer"
+    assert "raise annotators.summaries.server.max_tokens" in outcome.detail
+
+
+def only_newer_fields(asked: Asked) -> tuple[int, Any]:
+    """As OpenAI's models that think answer."""
+    for name in ("max_tokens", "temperature"):
+        if name in asked.body:
+            return 400, {"error": {"message": f"Unsupported parameter: '{name}'"}}
+    return merged(asked)
+
+
+def test_what_a_server_wants_otherwise_is_set_in_the_body() -> None:
+    body = {
+        "max_tokens": None,
+        "max_completion_tokens": 2000,
+        "temperature": None,
+        "reasoning": {"effort": "low"},
+    }
+    with chat_server(only_newer_fields) as chat:
+        (refused,) = annotator(replace(QUICK, url=chat.url)).annotate([captioned(1)])
+        (done,) = annotator(replace(QUICK, url=chat.url, body=body)).annotate([captioned(1)])
+    assert isinstance(refused, Failed) and refused.cause == "refused"
+    assert "Unsupported parameter" in refused.detail and "max_tokens" in refused.detail
+    assert "annotators.summaries.server.body changes what is sent" in refused.detail
+    assert isinstance(done, Done)
+    sent = chat.asked[-1].body
+    assert (sent["max_completion_tokens"], sent["reasoning"], sent["model"]) == (
+        2000,
+        {"effort": "low"},
+        "tiny",
+    )
+    with pytest.raises(SettingsError, match="body has messages, stream, which cannot be set"):
+        replace(QUICK, body={"stream": True, "messages": []})
+
+
+def test_another_body_is_another_table_and_reaches_workers() -> None:
+    def summaries(body: str) -> AnnotateWork:
+        settings = load_settings(
+            nest(dict([parse_set(f"annotators.summaries.server={body}")])), environ={}, toml=None
+        )
+        return AnnotateWork("summaries", dict(settings.annotators)["summaries"])
+
+    plain, low = summaries("{}"), summaries('{"body": {"reasoning": {"effort": "low"}}}')
+    assert low.config.server.body == {"reasoning": {"effort": "low"}}
+    assert plain.step.config != low.step.config
+    assert pickle.loads(pickle.dumps(low)) == low != plain
+    assert hash(low.config) == hash(plain.config), "a worker keeps annotators by their config"
 
 
 def test_what_no_attempt_can_mend_is_not_tried_again() -> None:

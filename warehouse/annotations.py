@@ -204,6 +204,21 @@ _SUMMARIES = _per_clip(
     column("summary", pa.string(), "one caption out of both, or the only one where the other failed"),
     column("method", pa.string(), "language model or rule that merged them"),
     column("status", pa.string(), "ok or truncated"),
+    column("requests", pa.int32(), "requests that a server was sent for it; null where none was asked"),
+    column(
+        "prompt_tokens",
+        pa.int32(),
+        "tokens of the prompts, over all requests; null where the server did not say",
+    ),
+    column(
+        "completion_tokens", pa.int32(), "tokens of the answers, over all requests; null where it did not say"
+    ),
+    column(
+        "nano_usd",
+        pa.int64(),
+        "their price as the settings had it; null where they had none",
+        unit="1e-9 USD",
+    ),
 )
 
 _SIMILARITY = _per_clip(

@@ -71,6 +71,8 @@ class Failed:
 
     cause: str
     detail: str
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    """What is known of the clip all the same."""
 
 
 @dataclass(frozen=True)

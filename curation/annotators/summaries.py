@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from math import inf
 from typing import Any, ClassVar
 
@@ -11,7 +11,8 @@ from curation.annotators.base import Clip, Failed, Outcome
 from curation.annotators.batch import row_of, score_batch
 from curation.annotators.caption_merge import merge_captions
 from curation.annotators.coca import Caption
-from curation.annotators.summary_server import Request, ServerConfig, SummaryServer
+from curation.annotators.summary_server import Answer, Request, ServerConfig, SummaryServer
+from curation.captions.spending import Spent
 from curation.engine.places import RunsOn
 
 OFFLINE = "offline-merge"
@@ -29,14 +30,14 @@ class SummariesAnnotator:
     """Merges the caption of the middle frame and that of the clip."""
 
     name: ClassVar[str] = "summaries"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     reads: ClassVar[tuple[str, ...]] = ("captions",)
     config_type: ClassVar[type] = SummariesConfig
 
     def __init__(self, config: SummariesConfig) -> None:
         self._config = config
         self.server: SummaryServer | None = None
-        """The server, with the tokens that it used; None where there is none."""
+        """The server; None where there is none."""
 
     @staticmethod
     def runs_on(config: SummariesConfig) -> RunsOn:
@@ -62,20 +63,23 @@ class SummariesAnnotator:
     def _columns(self, captioned: list[tuple[str, Mapping[str, Any]]]) -> list[dict[str, Any] | Failed]:
         requests = [Request(i, *captions) for i, row in captioned if len(captions := _written(row)) == 2]
         if self.server is None or self._config.server is None or not requests:
-            return [_columns(_merge(row), OFFLINE) for _, row in captioned]
+            return [_columns(Answer(_merge(row)), OFFLINE) for _, row in captioned]
         answers = iter(self.server.ask_all(requests))
         method = f"llm-{self._config.server.model}"
         # A single caption is its own summary.
         return [
-            _columns(next(answers), method) if len(_written(row)) == 2 else _columns(_merge(row), OFFLINE)
+            _columns(next(answers), method)
+            if len(_written(row)) == 2
+            else _columns(Answer(_merge(row)), OFFLINE)
             for _, row in captioned
         ]
 
 
-def _columns(summary: Caption | Failed, method: str) -> dict[str, Any] | Failed:
-    if isinstance(summary, Failed):
-        return summary
-    return {"summary": summary.text, "method": method, "status": summary.status}
+def _columns(answer: Answer, method: str) -> dict[str, Any] | Failed:
+    spent = asdict(answer.spent) if answer.spent else dict.fromkeys(f.name for f in fields(Spent))
+    if isinstance(answer.told, Failed):
+        return replace(answer.told, columns=spent)
+    return {"summary": answer.told.text, "method": method, "status": answer.told.status} | spent
 
 
 def _written(row: Mapping[str, Any]) -> list[str]:

@@ -9,14 +9,13 @@ so a header can prove nothing.)
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 import re
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import partial
@@ -25,12 +24,11 @@ from typing import TYPE_CHECKING, Any
 from curation.annotators.base import Failed, operational
 from curation.annotators.caption_merge import telling_words
 from curation.annotators.coca import Caption
+from curation.captions.spending import Spent
 from warehouse.errors import SettingsError
 
 if TYPE_CHECKING:
     import httpx
-
-logger = logging.getLogger(__name__)
 
 _INSTRUCTION = (
     "You are given two captions of one video clip: `frame` tells what its middle frame shows, `video` tells what "
@@ -67,6 +65,9 @@ class ServerConfig:
     """0 makes an answer as repeatable as the server can."""
     max_tokens: int = 160
     """An answer that has not ended after as many tokens is cut there."""
+    body: dict[str, Any] = field(default_factory=dict, hash=False)
+    """Further fields of a request's body, and others for ours; null leaves one out. Models of OpenAI that think want
+    {"max_tokens": null, "max_completion_tokens": 2000, "temperature": null}."""
     concurrency: int = operational(8)
     """Requests that are under way at once, in the whole run: one worker asks, whatever their number."""
     requests_per_minute: float | None = operational(None)
@@ -77,13 +78,24 @@ class ServerConfig:
     attempts: int = operational(4)
     """How often a clip is asked for in one run, the first time included."""
     usd_per_million_prompt_tokens: float = operational(0.0)
-    """What the server's owner charges, so that the cost can be told."""
+    """What the server's owner charges, so that the cost can be told; both prices 0: it is not told."""
     usd_per_million_completion_tokens: float = operational(0.0)
     """The same for what is written."""
     backoff_s: float = operational(1.0)
     """Wait before the second attempt, in seconds; it doubles with each further one."""
     longest_wait_s: float = operational(60.0)
     """Longest wait before a further attempt, also where the server asks for more (Retry-After)."""
+
+    def __post_init__(self) -> None:
+        if kept := sorted(_OURS & self.body.keys()):
+            raise SettingsError(
+                f"annotators.summaries.server.body has {', '.join(kept)}, which cannot be set: summaries are asked for "
+                "in messages of their own, in one piece each"
+            )
+
+
+_OURS = {"messages", "stream", "n"}
+"""Fields of a body that answers are read by."""
 
 
 @dataclass(frozen=True)
@@ -110,35 +122,23 @@ class Request:
         asked = f"key: {self.key}\nframe: {self.frame_caption}\nvideo: {self.video_caption}"
         turns = [turn for example in _EXAMPLES for turn in zip(("user", "assistant"), example, strict=True)]
         messages = [("system", _INSTRUCTION), *turns, ("user", asked)]
-        return {
+        body = {
             "model": config.model,
             "messages": [{"role": role, "content": content} for role, content in messages],
             "temperature": config.temperature,
             "max_tokens": config.max_tokens,
             "stream": False,
         }
+        return {name: value for name, value in (body | config.body).items() if value is not None}
 
 
-@dataclass
-class Usage:
-    """What a server was asked so far; safe to add to from several threads."""
+@dataclass(frozen=True)
+class Answer:
+    """What came of a request in the end, and what it took."""
 
-    requests: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
-
-    def add(self, reported: Mapping[str, Any]) -> None:
-        """Counts one answer by the `usage` that the server reports with it."""
-        with self._lock:
-            self.requests += 1
-            self.prompt_tokens += int(reported.get("prompt_tokens") or 0)
-            self.completion_tokens += int(reported.get("completion_tokens") or 0)
-
-    def cost_usd(self, config: ServerConfig) -> float:
-        """What the tokens cost at the prices of the settings."""
-        prompt = self.prompt_tokens * config.usd_per_million_prompt_tokens
-        return (prompt + self.completion_tokens * config.usd_per_million_completion_tokens) / 1e6
+    told: Caption | Failed
+    spent: Spent | None = None
+    """None where no server was asked."""
 
 
 class _Refused(Exception):
@@ -156,11 +156,10 @@ class SummaryServer:
 
     def __init__(self, config: ServerConfig) -> None:
         self._config = config
-        self.usage = Usage()
         self._pace = _Pace(config.requests_per_minute)
         self._headers = _headers(config)
 
-    def ask_all(self, requests: Sequence[Request]) -> list[Caption | Failed]:
+    def ask_all(self, requests: Sequence[Request]) -> list[Answer]:
         """A summary for each request, or why there is none, in order."""
         import httpx
 
@@ -168,16 +167,16 @@ class SummaryServer:
             httpx.Client(headers=self._headers, timeout=self._config.timeout_s) as client,
             ThreadPoolExecutor(self._config.concurrency) as pool,
         ):
-            answers = list(pool.map(partial(self._ask, client), requests))
-        cost_usd = self.usage.cost_usd(self._config)
-        logger.info("%s answered %s, for %.4f USD", self._config.url, self.usage, cost_usd)
-        return answers
+            return list(pool.map(partial(self._ask, client), requests))
 
-    def _ask(self, client: httpx.Client, request: Request) -> Caption | Failed:
+    def _ask(self, client: httpx.Client, request: Request) -> Answer:
+        spent = Spent()
         longest_s, wait_s = self._config.longest_wait_s, self._config.backoff_s
         for attempt in range(1, self._config.attempts + 1):
             try:
-                return self._attempt(client, request)
+                response = self._post(client, request)
+                spent += self._took(response)
+                return Answer(_read(request, response), replace(spent, requests=attempt))
             except _Refused as refused:
                 failed, asked_s = refused.failed, refused.wait_s
                 if not refused.again or attempt == self._config.attempts:
@@ -188,9 +187,10 @@ class SummaryServer:
         told = f"{failed.detail} (attempt {attempt} of {self._config.attempts})"
         if asked_s > longest_s:
             told += f"; it asks to wait {asked_s:.0f} s, and longest_wait_s allows {longest_s:g} s"
-        return Failed(failed.cause, told)
+        return Answer(Failed(failed.cause, told), replace(spent, requests=attempt))
 
-    def _attempt(self, client: httpx.Client, request: Request) -> Caption:
+    def _post(self, client: httpx.Client, request: Request) -> httpx.Response:
+        """One attempt, with what came back where it is an answer. Raises _Refused."""
         import httpx
 
         self._pace.wait()
@@ -207,17 +207,41 @@ class SummaryServer:
         except httpx.HTTPError as error:
             raise _Refused("server_error", f"{self._config.url} cannot be asked: {error}") from error
         _check_status(response)
-        return self._read(request, response)
+        return response
 
-    def _read(self, request: Request, response: httpx.Response) -> Caption:
+    def _took(self, response: httpx.Response) -> Spent:
+        """What an answer took by the `usage` that the server reports in it, at the prices of the settings."""
         try:
-            body = response.json()
-            choice = body["choices"][0]
-            content, reason = str(choice["message"]["content"]), choice.get("finish_reason")
-        except (ValueError, LookupError, TypeError) as error:
-            raise _Refused("bad_answer", f"no chat completion: {response.text[:200]!r}") from error
-        self.usage.add(body.get("usage") or {})
-        return Caption(checked_summary(request, content), "truncated" if reason == "length" else "ok")
+            reported = dict(response.json()["usage"])
+            prompt, completion = (int(reported[f"{of}_tokens"]) for of in ("prompt", "completion"))
+        except (ValueError, LookupError, TypeError):
+            return Spent()
+        prices = self._config.usd_per_million_prompt_tokens, self._config.usd_per_million_completion_tokens
+        nano_usd = round(1000 * (prompt * prices[0] + completion * prices[1])) if any(prices) else None
+        return Spent(0, prompt, completion, nano_usd)
+
+
+def _read(request: Request, response: httpx.Response) -> Caption:
+    """The summary in an answer. Raises _Refused."""
+    try:
+        choice = response.json()["choices"][0]
+        content, reason = str(choice["message"]["content"] or ""), choice.get("finish_reason")
+    except (ValueError, LookupError, TypeError) as error:
+        raise _Refused("bad_answer", f"no chat completion: {response.text[:200]!r}") from error
+    said = without_thoughts(content)
+    if not said and reason == "length":
+        raise _Refused(
+            "bad_answer", "the model was cut while it thought; raise annotators.summaries.server.max_tokens"
+        )
+    return Caption(checked_summary(request, said), "truncated" if reason == "length" else "ok")
+
+
+def without_thoughts(content: str) -> str:
+    """An answer less what the model thought before it, between <think> tags; the first may be the prompt's, and not
+    come along. Nothing where the thoughts do not end.
+    """
+    _, ended, said = content.rpartition("</think>")
+    return said.strip() if ended or not content.lstrip().startswith("<think>") else ""
 
 
 def checked_summary(request: Request, content: str) -> str:
@@ -242,7 +266,10 @@ def _check_status(response: httpx.Response) -> None:
             "server_error", f"the server answered {status}: {response.text[:200]!r}", wait_s=wait_s
         )
     if status != 200:
-        raise _Refused("refused", f"the server answered {status}: {response.text[:200]!r}", again=False)
+        told = f"the server answered {status}: {response.text[:200]!r}"
+        if status in (400, 422):
+            told += "; annotators.summaries.server.body changes what is sent"
+        raise _Refused("refused", told, again=False)
 
 
 def retry_after_s(header: str, now: datetime) -> float:
@@ -272,17 +299,22 @@ class _Pace:
 
     def __init__(self, per_minute: float | None) -> None:
         self._gap_s = 60.0 / per_minute if per_minute else 0.0
-        self._next_s = 0.0
+        self._next_s = self._held_s = 0.0
         self._lock = threading.Lock()
 
     def hold(self, wait_s: float) -> None:
-        """No call of `wait` that comes from now on returns before so many seconds are over."""
+        """No call of `wait` returns before so many seconds are over."""
         with self._lock:
-            self._next_s = max(self._next_s, time.monotonic() + wait_s)
+            self._held_s = max(self._held_s, time.monotonic() + wait_s)
+            self._next_s = max(self._next_s, self._held_s)
 
     def wait(self) -> None:
-        with self._lock:
-            now_s = time.monotonic()
-            at_s = max(now_s, self._next_s)
-            self._next_s = at_s + self._gap_s
-        time.sleep(at_s - now_s)
+        """Returns when it is the caller's turn; one that was held back meanwhile takes another turn."""
+        while True:
+            with self._lock:
+                now_s = time.monotonic()
+                at_s = max(now_s, self._next_s)
+                self._next_s = at_s + self._gap_s
+            time.sleep(at_s - now_s)
+            if time.monotonic() >= self._held_s:
+                return

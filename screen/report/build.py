@@ -12,6 +12,7 @@ import jinja2
 import polars as pl
 from markupsafe import Markup, escape
 
+from curation.captions.spending import spent
 from screen.report import words
 from screen.report.caption_check import caption_check
 from screen.report.examples import caption_methods, examples
@@ -92,6 +93,7 @@ def _content(ledger: Ledger, runs: Sequence[Path], title: str) -> dict[str, Any]
         "reasons": reasons(clips),
         "examples": examples(ledger, clips, spans, done),
         "methods": (methods := caption_methods(ledger)),
+        "spent": spent(ledger),
         "fit": caption_check(ledger) if methods else None,
         "runs": read_runs(runs),
     }
