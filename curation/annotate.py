@@ -51,6 +51,16 @@ def _names_of_weights(settings: Mapping[str, Any]) -> Iterator[str]:
             yield value
 
 
+def _bytes_of_weights(settings: Mapping[str, Any]) -> int:
+    """What a process needs for the models of local files and folders that settings name, those of a hub uncounted.
+
+    Published files mostly hold numbers of two bytes, and without an accelerator they take four.
+    """
+    places = {local_weights(name) for name in _names_of_weights(settings) if name != "embedded"}
+    files = [file for place in places for file in ([place] if place.is_file() else place.rglob("*"))]
+    return 2 * sum(file.stat().st_size for file in files if file.is_file())
+
+
 @lru_cache(maxsize=4)
 def _loaded(name: str, config: Any) -> Annotator:
     """The annotator with its models, kept by the process from one unit to the next."""
@@ -68,11 +78,13 @@ class AnnotateWork:
     timeout_s: float = 1800.0
     isolated: bool = False
     runs_on: RunsOn = field(init=False)
+    model_bytes: int = field(init=False)
     step: Step = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "step", annotate_step(self.name, self.config))
         object.__setattr__(self, "runs_on", self._chosen("runs_on", "cores"))
+        object.__setattr__(self, "model_bytes", _bytes_of_weights(self.step.config))
 
     def split(self, ledger: Ledger, shard: str, ids: Sequence[tuple]) -> Iterable[Sequence[tuple]]:
         near = [i for group in by_video(ledger, shard, ids) for i in group]

@@ -239,6 +239,7 @@ class HashWork:
     step: Step = HASH
     isolated: bool = True
     runs_on: RunsOn = "cores"
+    model_bytes: int = 0
 
     def split(self, ledger: Ledger, shard: str, ids: Sequence[tuple]) -> Iterable[Sequence[tuple]]:
         return in_batches(ids, 16)

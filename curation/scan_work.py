@@ -40,6 +40,7 @@ class ScanWork:
     timeout_s: float = 3600.0
     isolated: bool = True
     runs_on: RunsOn = "cores"
+    model_bytes: int = 0
     step: Step = field(init=False)
 
     def __post_init__(self) -> None:
@@ -194,6 +195,7 @@ class CutWork:
     timeout_s: float = 600.0
     isolated: bool = False
     runs_on: RunsOn = "cores"
+    model_bytes: int = 0
     step: Step = field(init=False)
 
     def __post_init__(self) -> None:

@@ -13,6 +13,7 @@ from prefect.runtime import flow_run
 
 from curation.annotators.base import is_on
 from curation.annotators.registry import ANNOTATORS
+from curation.engine.places import Places, free_memory_bytes, visible_devices
 from curation.engine.pool import Pool
 from curation.pipeline import PRELOAD, make_plan
 from flows.settings import Settings, load_settings
@@ -83,8 +84,9 @@ def open_engine(settings: Settings, plan: Plan) -> Iterator[Engine]:
     before = Plan.load(store) if store.exists("plans/current.json") else None
     plan.save(store)
     run_id = str(flow_run.id or uuid.uuid4())
-    size, scratch = settings.workers, store.scratch()
-    with Pool(size, scratch, PRELOAD) as isolated, Pool(size, scratch, PRELOAD) as keeping:
+    scratch = store.scratch()
+    shared = Places(settings.workers, visible_devices(), settings.device_workers, free_memory_bytes())
+    with Pool(settings.workers, scratch, PRELOAD) as isolated, Pool(shared, scratch, PRELOAD) as keeping:
         yield Engine(Ledger(store, plan), isolated, keeping, run_id, settings.retry_failed)
     if before and plan.keys.items() <= before.keys.items() and _is_complete(store, before, plan.keys):
         before.save(store)

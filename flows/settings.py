@@ -76,6 +76,9 @@ class CurateSettings(Section):
     """Models and filters: small ones that come along and know the sample reel alone, or those that SVD used."""
     workers: int = Field(default_factory=_cores, ge=1, le=1024)
     """Worker processes; by default one for each core that this process may use."""
+    device_workers: int = Field(default=1, ge=1, le=64)
+    """Of these, workers that have models on one accelerator; each is shown one alone. Where there is none, as many take
+    part as the memory holds models of local files."""
     window_shards: int = Field(default=1, ge=1)
     """Shards that one Prefect task works through; raised by itself where a run would have more than 500 tasks."""
     retry_failed: bool = False

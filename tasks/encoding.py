@@ -144,6 +144,7 @@ class LatentWork:
     timeout_s: float = 3600.0
     isolated: bool = False
     runs_on: RunsOn = "cores"
+    model_bytes: int = 0
     step: Step = field(init=False)
 
     def __post_init__(self) -> None:
@@ -229,6 +230,7 @@ class TextWork:
     timeout_s: float = 1800.0
     isolated: bool = False
     runs_on: RunsOn = "cores"
+    model_bytes: int = 0
     step: Step = field(init=False)
 
     def __post_init__(self) -> None:

@@ -37,6 +37,7 @@ class Misbehave:
     timeout_s: float = 2.0
     batch: int = 1
     runs_on: RunsOn = "cores"
+    model_bytes: int = 0
     step: Step = HASH
 
     def split(self, ledger: Ledger, shard: str, ids: Sequence[tuple]) -> Iterable[Sequence[tuple]]:

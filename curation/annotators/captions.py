@@ -19,6 +19,7 @@ from curation.annotators.coca import Caption, CocaCaptioner
 from curation.annotators.motion_words import MotionWordsConfig
 from curation.annotators.video_captioners import CocaOverFrames, VideoCaptioner, VideoView
 from curation.annotators.video_models import VideoModel, VideoModelConfig
+from curation.engine.places import RunsOn
 from models.weight_files import check_weights
 from warehouse.ranges import MANY, check_ranges
 
@@ -74,6 +75,11 @@ class CaptionsAnnotator:
         check_clip(config.model, config.pretrained)
         if config.video is not None:
             check_weights(config.video.model, needs="config.json")
+
+    @staticmethod
+    def runs_on(config: CaptionsConfig) -> RunsOn:
+        """See ChoosesPlace."""
+        return "devices"
 
     def load(self) -> None:
         """Loads the models; raises WeightsError."""

@@ -11,6 +11,7 @@ import numpy as np
 from curation.annotators.base import Clip, Outcome, operational
 from curation.annotators.batch import first_middle_last, pixels, score_batch
 from curation.annotators.clip_model import EMBEDDED, ClipModel, check_clip, load_clip
+from curation.engine.places import RunsOn
 from warehouse.ranges import MANY, check_ranges
 
 
@@ -45,6 +46,11 @@ class EmbeddingsAnnotator:
     def check(config: EmbeddingsConfig) -> None:
         """See LoadsWeights."""
         check_clip(config.model, config.pretrained)
+
+    @staticmethod
+    def runs_on(config: EmbeddingsConfig) -> RunsOn:
+        """See ChoosesPlace."""
+        return "devices"
 
     def load(self) -> None:
         """Loads the model; raises WeightsError."""

@@ -15,6 +15,7 @@ import numpy as np
 
 from curation.annotators.base import Clip, GridFrame, Outcome, Skipped
 from curation.annotators.batch import Unscorable, pixels, score_batch
+from curation.engine.places import RunsOn
 from curation.motion.flow import UNIT_SECONDS, in_unit, vector_means
 from curation.motion.raft import SIZE, fit_area, load_raft, raft_flow
 from warehouse.errors import WeightsError
@@ -63,6 +64,11 @@ class RaftMotionAnnotator:
     def check(config: RaftMotionConfig) -> None:
         """See LoadsWeights."""
         _network(config)
+
+    @staticmethod
+    def runs_on(config: RaftMotionConfig) -> RunsOn:
+        """See ChoosesPlace."""
+        return "devices"
 
     def load(self) -> None:
         """Loads the network, onto the GPU if there is one; raises WeightsError."""

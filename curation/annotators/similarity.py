@@ -16,6 +16,7 @@ from curation.annotators.aesthetics import FRAMES
 from curation.annotators.base import Clip, Failed, Outcome, operational
 from curation.annotators.batch import row_of, score_batch
 from curation.annotators.clip_model import EMBEDDED, ClipModel, check_clip, load_clip
+from curation.engine.places import RunsOn
 from warehouse.ranges import MANY, check_ranges
 
 
@@ -50,6 +51,11 @@ class SimilarityAnnotator:
     def check(config: SimilarityConfig) -> None:
         """See LoadsWeights."""
         check_clip(config.model, config.pretrained)
+
+    @staticmethod
+    def runs_on(config: SimilarityConfig) -> RunsOn:
+        """See ChoosesPlace."""
+        return "devices"
 
     def load(self) -> None:
         """Loads the model; raises WeightsError."""

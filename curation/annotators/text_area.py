@@ -23,6 +23,7 @@ from curation.annotators.text_engines import (
     TextBox,
     TextEngine,
 )
+from curation.engine.places import RunsOn
 from models.weight_files import check_packaged
 from warehouse.errors import SettingsError
 from warehouse.ranges import MANY, check_ranges
@@ -63,6 +64,11 @@ class TextAreaAnnotator:
     def check(config: TextAreaConfig) -> None:
         """See LoadsWeights."""
         check_engine(config)
+
+    @staticmethod
+    def runs_on(config: TextAreaConfig) -> RunsOn:
+        """See ChoosesPlace."""
+        return "devices" if config.engine == "easyocr" else "cores"
 
     def load(self) -> None:
         """Loads the detector; raises WeightsError or SettingsError."""

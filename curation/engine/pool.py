@@ -54,10 +54,10 @@ class _Slot:
 
 
 class Pool:
-    """`size` worker processes, each with one thread, so that the same clip gives the same numbers on any machine."""
+    """Worker processes, each with one thread, so that the same clip gives the same numbers on any machine."""
 
-    def __init__(self, size: int, scratch: Path, preload: tuple[str, ...] = ()) -> None:
-        self._places = Places(size)
+    def __init__(self, places: Places | int, scratch: Path, preload: tuple[str, ...] = ()) -> None:
+        self._places = Places(places) if isinstance(places, int) else places
         self._scratch = scratch / owner.new_name()
         self._preload = preload
         self._slots: list[_Slot] = []
@@ -99,7 +99,7 @@ class Pool:
         self, work: Work, ledger: Ledger, waiting: Iterator[Unit], ready: selectors.BaseSelector
     ) -> None:
         slots = {slot.number: slot for slot in self._slots}
-        for number in range(self._places.most(work.runs_on)):
+        for number in range(self._places.most(work.runs_on, work.model_bytes)):
             slot = slots.get(number)
             if slot is not None and slot.unit is not None:
                 continue
@@ -107,7 +107,7 @@ class Pool:
             if unit is None:
                 return
             if slot is None:
-                slot = _Slot(self._start(), number)
+                slot = _Slot(self._start(number), number)
                 self._slots.append(slot)
             self._give(slot, work, ledger, unit)
             ready.register(slot.process.stdout, selectors.EVENT_READ, slot)
@@ -134,12 +134,15 @@ class Pool:
         _kill(slot.process)
         return Finished(unit, folder, failure)
 
-    def _start(self) -> subprocess.Popen[bytes]:
+    def _start(self, number: int) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             [sys.executable, "-m", "curation.engine.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=os.environ | _ONE_THREAD | {"CUTROOM_WORKER_PRELOAD": ",".join(self._preload)},
+            env=os.environ
+            | _ONE_THREAD
+            | {"CUTROOM_WORKER_PRELOAD": ",".join(self._preload)}
+            | self._places.environment(number),
             start_new_session=True,
         )
 

@@ -36,6 +36,8 @@ class Work(Protocol):
 
     runs_on: RunsOn
     """What does the work, which says how many processes take its units at once."""
+    model_bytes: int
+    """Memory that its models take in each process without an accelerator; 0 where that is little, or not known."""
 
     def split(self, ledger: Ledger, shard: str, ids: Sequence[tuple]) -> Iterable[Sequence[tuple]]:
         """The units of a shard at the first attempt; later ones go id by id, so that a bad one takes no other along."""
