@@ -139,12 +139,16 @@ def sample(
     repeats: Annotated[
         int, typer.Option(min=1, help="Of each step, if the run was not trained with given frames.")
     ] = 1,
+    aesthetics: Annotated[float | None, typer.Option(help="Score to ask for, as captions told it.")] = None,
+    motion: Annotated[float | None, typer.Option(help="The same for how much moves.")] = None,
+    camera: Annotated[str | None, typer.Option(help="The same for the camera, as 'pan right'.")] = None,
     output: Annotated[Path | None, typer.Option(help="Folder; default: samples in the run's.")] = None,
     config: Config = None,
     set_: Set = None,
     json: Json = False,
 ) -> None:
     """Sample videos from a trained stage, as mp4 files and a contact sheet."""
+    from curation.captions.score_words import AskedScores
     from flows.sample import sample as run_sample
     from tasks.sampling import StartFrom
     from training.sample import Sampling
@@ -154,6 +158,7 @@ def sample(
     flags = flags_of(set_, warehouse=warehouse)
     options = {"prompts": prompt or (), "count": count, "run": run, "out": output, "seed": seed}
     options |= {"start": StartFrom(reference, mask_strategy), "frames": frames}
+    options |= {"asked": AskedScores(aesthetics, motion, camera)}
     sampling = Sampling(
         num_steps=steps,
         sampler=sampler,

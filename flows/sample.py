@@ -8,11 +8,12 @@ from typing import Any
 
 import polars as pl
 
+from curation.captions.score_words import AskedScores
 from flows.plans import current_settings
 from flows.settings import TrainSettings, load_settings, validate
 from flows.train import runs_folder
 from tasks.encoding import EncodeConfig
-from tasks.sampling import NOTHING, Sampled, StartFrom, sample_run
+from tasks.sampling import NO_SCORES, NOTHING, Sampled, StartFrom, sample_run
 from training.checkpoints import DONE, read_origin
 from training.sample import Sampling
 from warehouse.errors import SettingsError
@@ -33,6 +34,7 @@ def sample(
     sampling: Sampling | None = None,
     start: StartFrom = NOTHING,
     frames: int | None = None,
+    asked: AskedScores = NO_SCORES,
 ) -> Sampled:
     """Samples videos from a finished run, by default the newest, into its folder `samples`.
 
@@ -47,7 +49,7 @@ def sample(
         store = Store(settings.warehouse)
         prompts = captions(store, Plan.load(store), count)
     folder = out or run / "samples"
-    return sample_run(run, list(prompts), encode, folder, seed, sampling or Sampling(), start, frames)
+    return sample_run(run, list(prompts), encode, folder, seed, sampling or Sampling(), start, frames, asked)
 
 
 def encode_of(run: Path, flags: Mapping[str, Any], toml: Path | None = None) -> EncodeConfig:

@@ -293,14 +293,17 @@ def _telling_scores(
 ) -> dict[str, tuple[str, str] | None]:
     """The chosen captions with what the clips score."""
     wanted = [("clip_id", "in", list(chosen))]
+    columns = {"aesthetics": ["score"], "motion": ["score", "camera"]}
     aesthetics, motion = (
-        dict(ledger.read(table, unit.shard, ["clip_id", "score"], filters=wanted).iter_rows())
-        for table in _SCORES
+        {i: told for i, *told in ledger.read(t, unit.shard, ["clip_id", *names], filters=wanted).iter_rows()}
+        for t, names in columns.items()
     )
-    return {
-        i: said and (with_score_words(said[0], i, aesthetics.get(i), motion.get(i), config), said[1])
-        for i, said in chosen.items()
-    }
+
+    def telling(caption: str, clip_id: str) -> str:
+        (liked,), (moves, camera) = aesthetics.get(clip_id, [None]), motion.get(clip_id, [None, None])
+        return with_score_words(caption, clip_id, liked, moves, config, camera)
+
+    return {i: said and (telling(said[0], i), said[1]) for i, said in chosen.items()}
 
 
 def choose_caption(

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from curation.captions.score_words import AskedScores, asking_for
 from tasks import artifacts
 from tasks.encoding import EncodeConfig, as_caption, load_image_side, load_text_side
 from tasks.progress import Progress
@@ -42,6 +43,7 @@ class StartFrom:
 
 
 NOTHING = StartFrom()
+NO_SCORES = AskedScores()
 
 log = logging.getLogger(__name__)
 
@@ -56,19 +58,20 @@ def sample_run(
     sampling: Sampling,
     start: StartFrom = NOTHING,
     frames: int | None = None,
+    asked: AskedScores = NO_SCORES,
 ) -> Sampled:
     """Samples one video for each prompt from a run's averaged weights into the folder `out`.
 
     The folder holds numbered mp4 files, the prompts in their order, and a contact sheet of the middle frames; earlier
     samples in it are replaced. Size and rate are those of the first bucket that clips are encoded in, and so is the
     number of frames (of a piece) where `frames` does not say otherwise. Prompts are cleaned as captions were, and shown
-    as they came. Raises SettingsError where anything but earlier samples is in the folder, or the autoencoder does not
-    take so many frames.
+    as they came; `asked` adds scores to what is asked of each. Raises SettingsError where anything but
+    earlier samples is in the folder, the autoencoder does not take so many frames, or captions told no such scores.
     """
     _earlier(out)
     trained, height, width = (int(n) for n in encode.buckets[0].split("x"))
     num_frames = frames or trained
-    requests = [_request(prompt, start, encode) for prompt in prompts]
+    requests = [_request(prompt, start, encode, asked) for prompt in prompts]
     autoencoder = load_image_side(encode)
     wanted = _latent_frames(autoencoder, num_frames, "frames" if frames else "encode.buckets")
     sampling = sampling.over(wanted, _latent_frames(autoencoder, trained, "encode.buckets"))
@@ -109,9 +112,10 @@ def _latent_frames(autoencoder: Autoencoder, num_frames: int, setting: str) -> i
         raise SettingsError(f"{setting}: {error}") from error
 
 
-def _request(prompt: str, start: StartFrom, encode: EncodeConfig) -> Request:
+def _request(prompt: str, start: StartFrom, encode: EncodeConfig, asked: AskedScores) -> Request:
     read = read_prompt(prompt, start.reference_path, start.mask_strategy)
-    return replace(read, texts=tuple((first, as_caption(text, encode)) for first, text in read.texts))
+    texts = ((first, asking_for(text, asked, encode.score_words)) for first, text in read.texts)
+    return replace(read, texts=tuple((first, as_caption(text, encode)) for first, text in texts))
 
 
 def _earlier(out: Path) -> list[Path]:

@@ -80,10 +80,10 @@ def _mean_of_frames(rng: np.random.Generator, low: float, high: float) -> dict[s
 _COLUMNS: dict[str, Callable[[np.random.Generator, Shot], dict[str, Any]]] = {
     "motion": lambda rng, _: {
         **_moved(rng),
-        "camera": "mixed",
         **{name: float(rng.lognormal(-1, 1)) for name in ("camera_motion", "object_motion")},
         **{f"camera_{part}": float(rng.normal()) for part in ("dx", "dy", "zoom", "roll")},
         "num_camera_pairs": 5,
+        "camera": str(rng.choice(["mixed", "static", "pan_left", "zoom_in"])),
     },
     "raft_motion": lambda rng, _: _moved(rng) | {"network": "raft_small"},
     "text_area": _text_area,

@@ -68,17 +68,22 @@ def test_captions_tell_their_own_clips_scores(ledger: Ledger, tmp_path: Path) ->
     plain = encoded(ledger, EncodeConfig(caption_shares=(0, 0, 1)), tmp_path / "plain")
     words = ScoreWordsConfig("numbers", drop_share=0.0)
     told = encoded(ledger, EncodeConfig(caption_shares=(0, 0, 1), score_words=words), tmp_path / "told")
-    aesthetics, motion = (
-        dict(ledger.read_all(t, ["clip_id", "score"]).iter_rows()) for t in ("aesthetics", "motion")
+    aesthetics, motion, camera = (
+        dict(ledger.read_all(t, ["clip_id", name]).iter_rows())
+        for t, name in (("aesthetics", "score"), ("motion", "score"), ("motion", "camera"))
     )
     assert len(told) == len(plain) > 3 and None in {motion.get(i) for i in told}
     for clip_id, row in told.items():
         own = with_score_words(
-            plain[clip_id]["caption"], clip_id, aesthetics[clip_id], motion[clip_id], words
+            plain[clip_id]["caption"], clip_id, aesthetics[clip_id], motion[clip_id], words, camera[clip_id]
         )
         assert row["caption"] == own and f"aesthetic score: {aesthetics[clip_id]:.1f}." in own
         assert without_score_words(own).rstrip(".") == plain[clip_id]["caption"]
         assert ("motion score" in own) == (motion[clip_id] is not None)
+        name = camera[clip_id]
+        assert ("camera motion" in own) == (name not in (None, "mixed"))
+        assert name in (None, "mixed") or f"camera motion: {name.replace('_', ' ')}." in own
+    assert len({name for name in camera.values() if name not in (None, "mixed")}) > 1
 
 
 def test_what_is_not_asked_for_changes_no_key() -> None:

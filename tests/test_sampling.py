@@ -72,3 +72,25 @@ def test_a_prompt_that_the_text_encoder_cuts_is_said(caplog: pytest.LogCaptureFi
     assert [r.getMessage()[:50] for r in caplog.records] == [
         f"prompt of 202 tokens is cut to {encoder.max_length}: red red red red "[:50]
     ]
+
+
+def test_scores_are_asked_for_in_the_words_of_the_captions_of_training(
+    trained: tuple[Path, Path], tmp_path: Path, run: Run
+) -> None:
+    own = load_weights(trained[1])
+    told = {"buckets": ["2x64x64"], "score_words": {"style": "numbers"}}
+    (tmp_path / "run").mkdir()
+    save_weights(tmp_path / "run" / WEIGHTS, replace(own, origin=own.origin | {"encoding": told}))
+    place = ("--run", tmp_path / "run", "--output", tmp_path / "out", "--steps", 3, "--json")
+    scores = ("--aesthetics", 6.5, "--motion", 5, "--camera", "pan right")
+
+    def sample(prompt: str, *options: object) -> bytes:
+        code, result = run("sample", prompt, *place, *options)
+        assert code == 0, result
+        assert result["prompts"] == [prompt]
+        return Path(result["videos"][0]).read_bytes()
+
+    told_so = sample("a circle. aesthetic score: 6.5. motion score: 5.0. camera motion: pan right.")
+    assert sample("a circle", *scores) == sample("|0| a circle", *scores) == told_so != sample("a circle")
+    code, said = run("sample", "a circle", *place, *scores, "--set", "encode.score_words=null")
+    assert code == 2 and "told no score (encode.score_words)" in str(said)
