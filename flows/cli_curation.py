@@ -84,11 +84,13 @@ def cuts(
     json: Json = False,
 ) -> None:
     """Find the cuts of one video."""
-    from curation.cuts.boundaries import merge_cuts
+    from curation.cuts.boundaries import merge_cuts, seconding_only
     from curation.scan import scan_video
     from flows.settings import load_settings
 
     settings = load_settings(console.flags_of(set_), toml=config)
+    if warning := seconding_only(settings.cuts, settings.scan.evidence):
+        console.warn(warning)
     result = scan_video(video, settings.scan, limits=settings.limits)
     found = [
         {"frame": c.frame, "time_s": c.time_s, "type": c.type, "confidence": c.confidence}

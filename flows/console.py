@@ -206,6 +206,11 @@ def prepare_process() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
+def warn(message: str) -> None:
+    """Says what the user should know, on standard error."""
+    print(f"cutroom: {message}", file=sys.stderr)
+
+
 def fail(message: str, code: int) -> None:
     """Ends the command."""
     print(f"cutroom: {message}", file=sys.stderr)

@@ -12,6 +12,7 @@ from prefect import flow
 
 from curation.annotators.registry import ANNOTATORS
 from curation.captions.spending import Spent, spent
+from curation.cuts.boundaries import seconding_only
 from curation.ingest import Given, assign, give, places_not_there, settle_given_again
 from curation.pipeline import CurationConfig, check_weights, hash_work, make_plan, shard_works
 from curation.selection.verdicts import Selected
@@ -63,6 +64,8 @@ def curate(settings: Settings) -> Curated:
     """
     config = settings.curation()
     check_weights(config)
+    if warning := seconding_only(config.cuts, config.scan.evidence):
+        note(warning)
     with open_engine(settings, make_plan(config)) as engine:
         ledger, footage = engine.ledger, settings.footage
         problems = tuple(_not_there(footage))

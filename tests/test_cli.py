@@ -161,7 +161,7 @@ def test_a_file_in_a_folders_place_is_named(run: Run, tmp_path: Path, arguments:
     assert file.read_text() == "mine"
 
 
-def test_cuts_are_those_that_the_film_has(run: Run, reel: Path) -> None:
+def test_cuts_are_those_that_the_film_has(run: Run, reel: Path, tmp_path: Path) -> None:
     film: FilmTruth = read_truth(reel)[0]
     code, result = run("cuts", reel / film.file, "--json")
     assert code == 0
@@ -173,6 +173,12 @@ def test_cuts_are_those_that_the_film_has(run: Run, reel: Path) -> None:
     assert set(film.cuts) <= set(found), (film.cuts, found)
     code, output = run("cuts", reel / film.file)
     assert (code, f"{len(result['cuts'])} cuts in {film.num_frames} frames" in output) == (0, True)
+    assert "decides where cuts are" not in output
+    unheard = ("--set", "cuts.min_scene_s=2")
+    code, output = run("cuts", reel / film.file, *unheard)
+    assert (code, "cuts.min_scene_s only change how sure a cut is" in output) == (0, True)
+    code, output = run("curate", tmp_path / "gone.mp4", "-w", tmp_path / "none", *unheard)
+    assert "cuts.min_scene_s only change how sure a cut is" in output
 
 
 def test_curate_select_explain_report_and_audit(

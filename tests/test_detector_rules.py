@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from math import ceil
 from pathlib import Path
@@ -22,7 +23,14 @@ from scenedetect.detectors import (
     ThresholdDetector,
 )
 
-from curation.cuts.boundaries import Calibration, CutConfig, Level, cascade_cuts, merge_cuts
+from curation.cuts.boundaries import (
+    Calibration,
+    CutConfig,
+    Level,
+    cascade_cuts,
+    merge_cuts,
+    seconding_only,
+)
 from curation.cuts.detector_rules import DEFAULTS, detections
 from curation.cuts.detectors import MEASURES, LevelObserver, LevelScores, Signals
 from curation.footage.frames import TimeGrid
@@ -209,6 +217,42 @@ def restless(seed: int, count: int, noise: float) -> list[Picture]:
     chosen = (fields[i // (count // 2)] for i in range(count))
     shown = (field + generator.normal(0, noise, field.shape) for field in chosen)
     return [np.clip(picture, 0, 255).astype(np.uint8) for picture in shown]
+
+
+@pytest.mark.parametrize("detector", ["adaptive", "histogram", "hash", "threshold"])
+def test_a_calibration_is_refused_beside_detectors_that_it_was_not_measured_for(detector: str) -> None:
+    levels = (Level("content", None), Level(detector, None))
+    with pytest.raises(SettingsError, match=f"cuts.levels has {detector}: .* set it to null"):
+        CutConfig(levels=levels, calibration=Calibration())
+    CutConfig(levels=levels)
+    CutConfig(levels=levels[:1], calibration=Calibration())
+
+
+def test_settings_that_find_no_cut_while_evidence_decides_are_named() -> None:
+    assert seconding_only(CutConfig(), measured=True) is None
+    changed = CutConfig(levels=(Level("content", None, 10.0),), calibration=Calibration())
+    said = seconding_only(changed, measured=True)
+    assert said.startswith("cuts.levels, cuts.calibration only change how sure a cut is")
+    assert seconding_only(CutConfig(min_scene_s=2.0), measured=True).startswith("cuts.min_scene_s only")
+    assert seconding_only(changed, measured=False) is None
+    assert seconding_only(replace(changed, evidence=None), measured=True) is None
+    assert seconding_only(CutConfig(join_s=1.0), measured=True) is None, "it is evidence's too"
+
+
+def test_what_is_named_truly_moves_no_cut_and_does_without_evidence(tmp_path: Path) -> None:
+    reel = [natural(n // 20, 96, 160) for n in range(80)]
+    signals = scan_video(write_video(tmp_path / "cuts.mp4", reel)).signals
+    frames = {
+        name: [[cut.frame for cut in merge_cuts(signals, config)] for config in (with_evidence, without)]
+        for name, with_evidence in {
+            "default": CutConfig(),
+            "deaf": CutConfig(levels=(Level("content", None, 250.0),)),
+            "long": CutConfig(min_scene_s=60.0),
+        }.items()
+        for without in [replace(with_evidence, evidence=None)]
+    }
+    assert [by_evidence for by_evidence, _ in frames.values()] == [[20, 40, 60]] * 3
+    assert [by_levels for _, by_levels in frames.values()] == [[20, 40, 60], [], []]
 
 
 def test_calibration_follows_the_scores_of_the_video(tmp_path: Path) -> None:

@@ -34,11 +34,13 @@ class CutConfig:
         Level("content", 8.0, 20.0),
         Level("content", 2.0, 27.0),
     )
-    """Detectors of the cascade, each with its frame rate and threshold."""
+    """Detectors of the cascade, each with its frame rate and threshold. Where evidence decides, as it does by default,
+    they find no cut: their thresholds change only how sure a cut is that they find too."""
     calibration: Calibration | None = None
-    """Gives every video thresholds of its own for the content detectors, from its scores; null is the same for all."""
+    """Gives every video thresholds of its own for the content detectors, from its scores; null is the same for all. It
+    changes as little as `levels` where evidence decides, and is refused beside other detectors."""
     min_scene_s: float = 0.6
-    """Shortest time between two cuts of one detector."""
+    """Shortest time between two cuts of one detector of `levels`."""
     join_s: float = 0.5
     """Intervals of different detectors that lie closer are one change of scene."""
     evidence: EvidenceConfig | None = field(default_factory=EvidenceConfig)
@@ -48,6 +50,35 @@ class CutConfig:
 
     def __post_init__(self) -> None:
         check_ranges("cuts", self, min_scene_s=(0, MANY), join_s=(0, MANY))
+        others = sorted({level.detector for level in self.levels} - {"content"})
+        if self.calibration is not None and others:
+            raise SettingsError(
+                f"cuts.calibration is set and cuts.levels has {', '.join(others)}: its quantile, factor and bounds were "
+                "measured for content alone (adaptive compares each frame with its neighbours by itself, threshold is "
+                "no difference between frames); set it to null, or keep levels of content"
+            )
+
+
+_SECONDING = ("levels", "calibration", "min_scene_s")
+"""Settings of the cascade."""
+
+
+def seconding_only(config: CutConfig, measured: bool) -> str | None:
+    """A warning where settings differ from their defaults that find no cut, since evidence decides; else None.
+
+    Args:
+        measured: the scan measures evidence (`scan.evidence`).
+    """
+    if config.evidence is None or not measured:
+        return None
+    default = CutConfig()
+    changed = [f"cuts.{name}" for name in _SECONDING if getattr(config, name) != getattr(default, name)]
+    if not changed:
+        return None
+    return (
+        f"{', '.join(changed)} only change how sure a cut is: measured evidence decides where cuts are (cuts.evidence). "
+        "cuts.evidence=null leaves it to the levels"
+    )
 
 
 @dataclass(frozen=True)
