@@ -133,6 +133,7 @@ def write_clips(
         int | None, typer.Option(help="Scale so that the shorter side has so many pixels.")
     ] = None,
     size: Annotated[str | None, typer.Option(help="Scale and crop to WIDTHxHEIGHT.")] = None,
+    enlarge: Annotated[bool, typer.Option("--enlarge", help="With --size, also scale up.")] = False,
     config: Config = None,
     set_: Set = None,
     json: Json = False,
@@ -144,7 +145,7 @@ def write_clips(
     from flows.settings import load_settings
 
     settings = load_settings(console.flags_on(config, set_, warehouse=warehouse), toml=config)
-    how = FileSettings(mode.value, Shape(short, _size(size)))
+    how = FileSettings(mode.value, Shape(short, _size(size), enlarge))
     done = run_write(settings, of, out, how)
     failed = [{k: row[k] for k in ("clip_id", "cause", "detail")} for row in done.failed]
     result = {"path": str(done.path), "written": done.written, "there": done.there, "failed": failed}

@@ -36,7 +36,7 @@ PUBLIC = {
     "export-data": {"FORMAT", "RUN_OR_SELECTION", "OUT", "--warehouse", "-w", "--spans", "--caption", *COMMON},
     "export": {"RUN", "OUT", "--to", "--autoencoder", "--image-encoder", "--json", "--help"},
     "import-weights": {"SOURCE", "OUT", "--network", "--json", "--help"},
-    "write-clips": {"OUT", "--warehouse", "-w", "--of", "--mode", "--short", "--size", *COMMON},
+    "write-clips": {"OUT", "--warehouse", "-w", "--of", "--mode", "--short", "--size", "--enlarge", *COMMON},
     "audit": {"W", "--deep", "--json", "--help"},
     "check-captions": {"W", "--sample", "--least", "--json", "--help"},
     "explain": {"W", "CLIP", "--json", "--help"},

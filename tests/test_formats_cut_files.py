@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import exchange
@@ -15,10 +16,11 @@ from exchange import KEPT, numbers, pictures
 
 from curation.footage.media import MediaLimits
 from curation.formats.clip_files import Shape
-from curation.formats.cut_files import SCHEMA, FileSettings, Written, write_files
-from curation.formats.kept import choose, choose_all, choose_kept
+from curation.formats.cut_files import SCHEMA, FileSettings, Written, _exact, write_files
+from curation.formats.kept import choose, choose_all, choose_kept, describe
+from curation.formats.stream_copy import Copied
 from warehouse import faults
-from warehouse.errors import SettingsError, WarehouseError
+from warehouse.errors import MediaError, SettingsError, WarehouseError
 from warehouse.ledger import Ledger
 
 
@@ -110,6 +112,39 @@ def test_scaled_and_cropped(ledger: Ledger, tmp_path: Path, shape: Shape, size: 
         frames = pictures(tmp_path / "out" / row["file"])
         assert frames[0].shape[1::-1] == size
         assert numbers(frames) == expected
+
+
+def test_pictures_are_scaled_up_only_where_it_is_asked_for(ledger: Ledger, tmp_path: Path) -> None:
+    """The films are 64 pixels wide and high."""
+    for size in ((128, 64), (64, 66), (66, 32)):
+        with pytest.raises(WarehouseError, match=f"pictures are 64x64, and {size[0]}x{size[1]} is larger"):
+            write(ledger, tmp_path / f"small {size}", "exact", Shape(size=size))
+        assert {row["cause"] for row in rows(tmp_path / f"small {size}")} == {"too_small"}
+    write(ledger, tmp_path / "same", "exact", Shape(size=(64, 64)))
+    write(ledger, tmp_path / "large", "exact", Shape(size=(128, 96), enlarge=True))
+    for row, expected in zip(rows(tmp_path / "large"), KEPT, strict=True):
+        frames = pictures(tmp_path / "large" / row["file"])
+        assert frames[0].shape == (96, 128, 3)
+        assert numbers(frames) == expected
+
+
+def test_a_clip_that_is_too_small_takes_no_other_along(tmp_path: Path) -> None:
+    limits = {"limits": MediaLimits(), "place": lambda clip: tmp_path / clip.clip_id}
+    ledger = exchange.build(tmp_path / "w", tmp_path / "footage")
+    clips = describe(choose_kept(ledger.store))
+    same = [clip for clip in clips if clip.uri == clips[0].uri]
+    claimed = [replace(same[0], width=32), *same[1:]]
+    shape = FileSettings("exact", Shape(size=(48, 48)))
+    made = {clip.clip_id: type(what) for clip, what in _exact(claimed, shape, **limits)}
+    assert len(same) == 2
+    assert made == {claimed[0].clip_id: MediaError, claimed[1].clip_id: Copied}
+
+
+@pytest.mark.parametrize("size", [(10_000, 10_000), (2, 20_000_000), (8192, 4354)])
+def test_a_size_that_no_file_holds_is_refused_at_once(size: tuple[int, int]) -> None:
+    with pytest.raises(SettingsError, match=r"H\.264 holds at most 35,651,584, such as 8192x4352"):
+        Shape(size=size, enlarge=True)
+    Shape(size=(8192, 4352))
 
 
 def test_settings_that_do_not_fit(ledger: Ledger, tmp_path: Path) -> None:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 CRF = "16"
 """x264's constant quality: hardly to be told from the source."""
 
+MOST_PIXELS = 139_264 * 16 * 16
+"""Of a picture at H.264's highest level, 6.2 (ITU-T H.264, table A-1)."""
 _COLOURS = ("color_range", "color_primaries", "color_trc", "colorspace")
 """What the numbers of a frame mean in light; kept, so that they can be."""
 
@@ -102,13 +104,31 @@ class Shape:
     """Scaled so that the shorter side has so many pixels; never enlarged."""
     size: tuple[int, int] | None = None
     """Scaled to cover (width, height), and cropped around the centre."""
+    enlarge: bool = False
+    """`size` may be larger than a picture, which is then scaled up; otherwise its clip has no file."""
 
     def __post_init__(self) -> None:
+        if self.size and self.size[0] * self.size[1] > MOST_PIXELS:
+            raise SettingsError(
+                f"a size of {self.size[0]}x{self.size[1]} has {self.size[0] * self.size[1]:,} pixels; H.264 holds at most "
+                f"{MOST_PIXELS:,}, such as 8192x4352"
+            )
         sides = [s for s in (self.short_px, *(self.size or ())) if s is not None]
         if any(s < 2 or s % 2 for s in sides) or (self.short_px and self.size):
             raise SettingsError(
                 f"give either a shorter side or a size, in even pixels; got {self.short_px} and {self.size}"
             )
+
+    def refusal(self, clip: Clip) -> MediaError | None:
+        """Why the clip's pictures cannot have this shape; None if they can."""
+        if self.size is None or self.enlarge or (clip.width >= self.size[0] and clip.height >= self.size[1]):
+            return None
+        wanted = "x".join(map(str, self.size))
+        return MediaError(
+            "too_small",
+            f"its pictures are {clip.width}x{clip.height}, and {wanted} is larger: choose a smaller size, or ask for "
+            "scaling up with --enlarge",
+        )
 
 
 class VideoFile:

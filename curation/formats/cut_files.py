@@ -207,7 +207,9 @@ def _exact(clips: Sequence[Clip], settings: FileSettings, limits: MediaLimits, p
         sinks[clip.clip_id] = _Timed(place(clip), clip, source, settings.shape)
         return sinks[clip.clip_id]
 
-    for clip, error in write_clips(clips[0].uri, clips, limits, open_sink):
+    yield from ((clip, error) for clip in clips if (error := settings.shape.refusal(clip)))
+    fit = [clip for clip in clips if settings.shape.refusal(clip) is None]
+    for clip, error in write_clips(fit[0].uri, fit, limits, open_sink) if fit else ():
         yield clip, error or Copied(place(clip), "mp4", tuple(sinks[clip.clip_id].pts))
 
 
