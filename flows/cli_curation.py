@@ -12,6 +12,7 @@ from flows import console
 from flows.console import Config, Json, Profile, RetryFailed, Set, Warehouse, WarehouseArgument, Workers
 
 if TYPE_CHECKING:
+    from curation.captions.fit import CaptionFit
     from curation.selection.verdicts import Selected
     from flows.curate import Curated
 
@@ -147,9 +148,14 @@ def _curated(curated: Curated) -> dict[str, Any]:
         "states": {t: dict(c) for t, c in curated.states.items()},
         "selection": curated.selected and _selection(curated.selected),
         "spent": curated.spent and curated.spent.as_json(),
+        "captions": curated.captions and [_fit(fit) for fit in curated.captions],
         "problems": [dict(problem) for problem in curated.problems],
         "pictures_left_out": curated.pictures_left_out,
     }
+
+
+def _fit(fit: CaptionFit) -> dict[str, Any]:
+    return asdict(fit) | {"fits": None if fit.unchecked() else fit.fits()}
 
 
 def _selection(selected: Selected) -> dict[str, Any]:
@@ -165,6 +171,10 @@ def _selection(selected: Selected) -> dict[str, Any]:
 
 def _show_curated(curated: Curated) -> None:
     console.states(curated.warehouse, curated.states, curated.new_rows)
+    if curated.captions:
+        from curation.captions.fit import in_words
+
+        print(in_words(curated.captions))
     if curated.spent:
         print(f"summaries: {curated.spent}")
     if curated.selected:

@@ -11,6 +11,7 @@ from typing import Any
 from prefect import flow
 
 from curation.annotators.registry import ANNOTATORS
+from curation.captions.fit import CaptionFit
 from curation.captions.spending import Spent, spent
 from curation.cuts.boundaries import seconding_only
 from curation.ingest import Given, assign, give, places_not_there, settle_given_again
@@ -19,6 +20,7 @@ from curation.selection.verdicts import Selected
 from flows.plans import current_settings, open_engine, selected_earlier
 from flows.settings import CurateParams, Settings
 from tasks import artifacts
+from tasks.checking import check_new_captions
 from tasks.progress import note
 from tasks.selecting import States, count_states, refuse_total_failure, select_clips
 from tasks.windows import Engine, run_windows, windows
@@ -40,6 +42,8 @@ class Curated:
     """None if there is no clip to select from."""
     spent: Spent | None = None
     """What this run asked a server for summaries; None if it asked none."""
+    captions: tuple[CaptionFit, ...] | None = None
+    """How the captions fit their clips; None if this run wrote none, or they could not be checked."""
     problems: tuple[Mapping[str, str], ...] = ()
     """Footage that was named and is not there: path, cause and detail."""
     pictures_left_out: int = 0
@@ -139,4 +143,5 @@ def _score_and_select(engine: Engine, config: CurationConfig, window_shards: int
     refuse_total_failure(ledger, states)
     selected = select_clips(ledger, config.selection, engine.run_id)
     asked = spent(ledger, engine.run_id)
-    return Curated(ledger.store.uri, dict(rows), states, selected, asked)
+    fits = check_new_captions(ledger, rows)
+    return Curated(ledger.store.uri, dict(rows), states, selected, asked, fits)

@@ -89,6 +89,18 @@ def test_the_documented_annotator_fills_its_own_table_alone_and_selects(
     assert len(list((warehouse / "colourfulness").iterdir())) == 2, "the old table stays"
 
 
+def test_a_selection_by_an_own_score_says_what_makes_it_known_again(warehouse: Path, tmp_path: Path) -> None:
+    env = env_of(warehouse, documented(tmp_path))
+    run("annotate", warehouse, "colourfulness", env=env)
+    run("select", "-w", warehouse, "--filter", "colourfulness=50%", env=env)
+    for command in (("annotate", warehouse, "motion"), ("select", "-w", warehouse)):
+        done = cutroom(*command, env=env_of(warehouse))
+        assert done.returncode == 2
+        assert "there is no score 'colourfulness'" in done.stderr
+        assert "known once CUTROOM_ANNOTATORS names its file" in done.stderr
+    assert "sharpness" in run("annotate", warehouse, "sharpness", env=env)["states"]
+
+
 def test_a_table_that_nobody_here_knows_does_not_pass_the_audit_in_silence(
     warehouse: Path, tmp_path: Path
 ) -> None:

@@ -12,9 +12,11 @@ import pytest
 from warehouse_builder import STEP, build_warehouse
 
 from curation.annotators.clip_model import load_clip
-from curation.captions.fit import CaptionFit, caption_fit, check_captions
+from curation.captions.fit import CaptionFit, caption_fit, check_captions, in_words
 from curation.reel.shots import random_shots, render_moments
 from flows import cli_inspect
+from tasks.checking import SAMPLE, check_new_captions
+from tasks.progress import listening
 from warehouse.errors import SettingsError, WarehouseError
 from warehouse.ledger import Ledger
 from warehouse.plan import Plan
@@ -85,6 +87,34 @@ def write(ledger: Ledger, table: str, shard: str, rows: pl.DataFrame) -> None:
     ledger.commit(STEP[table], shard, {table: batches}, run_id="fit")
 
 
+def test_a_run_checks_what_it_captioned_and_nothing_else(ledger: Ledger) -> None:
+    trusted = [
+        replace(s, config=s.config | {"trust_embedded": True}) if s.name == "select" else s
+        for s in built_steps(ledger)
+    ]
+    known = Ledger(ledger.store, Plan.of(trusted))
+    assert check_new_captions(known, {"motion": 48, "captions": 0}) is None
+    for table in ("captions", "summaries"):
+        assert check_new_captions(known, {table: 48}) == tuple(check_captions(known, SAMPLE))
+    said: list[str] = []
+    with listening(Notes(said)):
+        assert check_new_captions(ledger, {"captions": 48}) is None
+        without = [s for s in trusted if s.name not in ("similarity", "embeddings", "aesthetics")]
+        assert check_new_captions(Ledger(ledger.store, Plan.of(without)), {"captions": 48}) is None
+    assert "the embedded models know the sample reel alone" in said[0]
+    assert "tables embeddings, similarity and captions, which the plan has not" in said[1]
+
+
+class Notes:
+    """Keeps what is said."""
+
+    def __init__(self, said: list[str]) -> None:
+        self.note = said.append
+
+    def update(self, label: str, done: float, total: float) -> None:
+        pass
+
+
 def test_captions_in_their_place_fit_and_rows_that_slipped_by_one_do_not(ledger: Ledger) -> None:
     fits = {fit.of: fit for fit in check_captions(ledger)}
     assert set(fits) == {"frame", "video", "summary"}
@@ -148,3 +178,14 @@ def test_other_embeddings_and_a_plan_without_captions_are_named(ledger: Ledger, 
         SettingsError, match=r"embedded by ViT-L-14/openai, embedded, but similarity is set to embedded"
     ):
         check_captions(ledger)
+
+
+def test_a_line_says_which_captions_fit() -> None:
+    good, bad = CaptionFit("frame", 9, 20, 0.97, 0.8, 0.2), CaptionFit("video", 9, 20, 0.5, 0.3, 0.3)
+    alike = CaptionFit("summary", 9, 0, None, None, None)
+    assert in_words([good, replace(good, of="video")]) == "captions fit their clips: frame 97%, video 97%"
+    assert in_words([good, bad, alike]) == (
+        "captions of video DO NOT fit their clips better than those of others: frame 97%, video 50%, "
+        "summary not checked (all 9 clips have the same caption)"
+    )
+    assert in_words([alike]).startswith("captions were not checked against their clips: summary not")

@@ -187,7 +187,16 @@ def test_curate_select_explain_report_and_audit(
     curate = ("curate", reel, "--warehouse", warehouse, "--set", "clips.min_s=0.5")
     code, first = run(*curate, "--json")
     assert code == 0
-    assert list(first) == ["warehouse", "new_rows", "states", "selection", "spent", "problems", "pictures_left_out"]
+    assert list(first) == [
+        "warehouse",
+        "new_rows",
+        "states",
+        "selection",
+        "spent",
+        "captions",
+        "problems",
+        "pictures_left_out",
+    ]
     assert first["states"]["videos"] == {"done": 2, "failed": 1, "skipped": 0, "failed: invalid_data": 1}
     assert first["new_rows"]["videos"] == 3
     motion = first["states"]["motion"]

@@ -58,6 +58,21 @@ class CaptionFit:
         return f"all {self.clips} clips have the same caption"
 
 
+def in_words(fits: Sequence[CaptionFit]) -> str:
+    """One line: ``captions fit their clips: frame 97%, ...``, shares of pairs, or which do not, or were not checked."""
+    checked = [fit for fit in fits if not fit.unchecked()]
+    bad = [fit.of for fit in checked if not fit.fits()]
+    told = [f"{fit.of} {fit.share:.0%}" for fit in checked]
+    told += [f"{fit.of} not checked ({fit.unchecked()})" for fit in fits if fit.unchecked()]
+    if not checked:
+        verdict = "captions were not checked against their clips"
+    elif bad:
+        verdict = f"captions of {', '.join(bad)} DO NOT fit their clips better than those of others"
+    else:
+        verdict = "captions fit their clips"
+    return f"{verdict}: {', '.join(told)}"
+
+
 def caption_fit(
     of: str, frames_N3D: NDArray[np.float32], texts_ND: NDArray[np.float32], captions: Sequence[str]
 ) -> CaptionFit:

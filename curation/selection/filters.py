@@ -103,7 +103,10 @@ class Filter:
 
     def __post_init__(self) -> None:
         if self.score not in SCORES:
-            raise SettingsError(f"filter: there is no score {self.score!r}; there are {', '.join(SCORES)}")
+            raise SettingsError(
+                f"filter: there is no score {self.score!r}; there are {', '.join(SCORES)}. One of your own annotator is "
+                "known once CUTROOM_ANNOTATORS names its file"
+            )
         if (self.drop is None) == (self.limit is None):
             raise SettingsError(
                 f"filter {self.score}: give either `drop` or `limit`, got {self.drop} and {self.limit}"
