@@ -90,9 +90,8 @@ def transformer(name: str, full: bool, device: str, dtype: torch.dtype) -> Pair:
     frames, height, width = (
         NETWORKS[name].latent if full else ((4, 16, 16) if name == "latte-t2v" else (1, 32, 32))
     )
-    config = replace(
-        config, position_base=height // 2, null_tokens=0
-    )  # diffusers' PixArt has no null caption
+    # diffusers' PixArt has no null caption.
+    config = replace(config, position_base=height // 2, null_tokens=0)
     with torch.device(device):
         theirs, layout = _their_transformer(name, config, frames, height)
         ours = DiffusionTransformer(config)

@@ -120,6 +120,26 @@ _SVD_T2V = replace(_SD21, temporal=True, num_numbers=len(NUMBERS))
 _SVD_I2V = replace(_SVD_T2V, num_numbers=len(NUMBERS) + 1, condition_channels=4)
 _SD15_INPAINTING = replace(_SD21, text_dim=768, num_heads=8, condition_channels=5)
 
+
+def _latte_variants() -> dict[str, Named]:
+    """Latte's variants 2 to 4 of every size. A block of variant 3 has 22 matrices of width^2 instead of 18, and there are
+    as many fewer of them, so that the sizes stay.
+    """
+    named: dict[str, Named] = {}
+    for size, (_, depth, _) in _SIZES.items():
+        late = ("space",) * (depth // 2) + ("time",) * (depth // 2)
+        both = _sized(size, 2, attention=("space",), modulation="block", temporal="normed")
+        shapes = {
+            "late": _sized(size, 2, attention=late, modulation="block"),
+            "both": replace(both, depth=round(depth * 18 / 22)),
+            "split": _sized(size, 2, attention=("split",), modulation="block"),
+        }
+        for number, (kind, config) in enumerate(shapes.items(), 2):
+            files = {"loads": (), "latent": (16, 32, 32)} if kind == "both" else _LATTE
+            named[f"latte-{size}-2-{kind}"] = Named(config, f"Latte, variant {number}", **files)
+    return named
+
+
 NETWORKS: dict[str, Named] = {
     "sd21": Named(_SD21, "Stable Diffusion 2.1, arXiv 2112.10752", _UNET_FILES, (1, 64, 64)),
     "svd-t2v-unlabelled": Named(
@@ -163,20 +183,7 @@ NETWORKS: dict[str, Named] = {
         attention=("space", "time"),
         modulation="block",
     ),
-    "latte-xl-2-late": Named(
-        _sized("xl", 2, attention=("space",) * 14 + ("time",) * 14, modulation="block"),
-        "Latte, variant 2",
-        **_LATTE,
-    ),
-    "latte-xl-2-both": Named(
-        replace(_sized("xl", 2, attention=("space",), modulation="block", temporal="normed"), depth=23),
-        "Latte, variant 3",
-        (),
-        (16, 32, 32),
-    ),
-    "latte-xl-2-split": Named(
-        _sized("xl", 2, attention=("split",), modulation="block"), "Latte, variant 4", **_LATTE
-    ),
+    **_latte_variants(),
     "latte-t2v": Named(_LATTE_T2V, "LatteT2V", ("latte_t2v_diffusers",), (16, 64, 64)),
     "pixart-xl-2": Named(_PIXART, "PixArt-alpha, arXiv 2310.00426, 256 px", _PIXART_FILES),
     "pixart-xl-2-512": Named(

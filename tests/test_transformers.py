@@ -72,6 +72,19 @@ def test_published_sizes(name: str, count: int) -> None:
     assert sum(p.numel() for p in build(name, device="meta").parameters()) == count
 
 
+@pytest.mark.parametrize("size", ["s", "b", "l", "xl"])
+def test_lattes_variants_are_as_large_as_the_first(size: str) -> None:
+    """Of XL/2 the paper counts 673.68 M for the variants 1 and 2, 676.33 M for 3 (arXiv 2401.03048)."""
+    first, *others = (
+        sum(p.numel() for p in build(f"latte-{size}-2{kind}", device="meta").parameters())
+        for kind in ("", "-late", "-split", "-both")
+    )
+    assert others[:2] == [first, first]
+    assert others[2] == pytest.approx(first, rel=0.025)
+    if size == "xl":
+        assert others[2] == pytest.approx(676.33e6, rel=0.01)
+
+
 def test_every_named_network_is_built_from_its_name() -> None:
     assert {"dit-s-2", "dit-xl-2", "pixart-xl-2-1024", "latte-s-2", "stdit-xl-2"} <= NETWORKS.keys()
     with pytest.raises(WeightsError, match="no network 'dit-xxl'; there are "):
