@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from functools import partial
 from json import loads
 from pathlib import Path
@@ -16,6 +17,16 @@ RecipeSet = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="A setting of the recipe, as lr=1e-4; repeatable."),
 ]
+
+
+class Spacing(StrEnum):
+    """How noise levels are spaced (`training.trained.Levels`)."""
+
+    karras = "karras"
+    leading = "leading"
+    trailing = "trailing"
+    linspace = "linspace"
+    times = "times"
 
 
 def encode(
@@ -119,9 +130,26 @@ def sample(
         float | None, typer.Option(min=0, help="The same at the last frame; with triangle, in the middle.")
     ] = None,
     guidance_shape: Annotated[str, typer.Option(help="Between the frames: linear or triangle.")] = "linear",
+    image_guidance: Annotated[
+        float | None,
+        typer.Option(min=0, help="The same for frames that join the input, apart from the text."),
+    ] = None,
+    guided_channels: Annotated[
+        int | None, typer.Option(min=1, help="How many of the first channels are guided; default: all.")
+    ] = None,
     oscillating: Annotated[bool, typer.Option(help="Every second step after ten without guidance.")] = False,
-    steps: Annotated[int, typer.Option(min=2, help="Noise levels.")] = 25,
-    sampler: Annotated[str, typer.Option(help="As euler, heun, dpm_solver_2m, unipc, pndm, deis.")] = "euler",
+    steps: Annotated[
+        int | None, typer.Option(min=2, help="Noise levels; default: as the weights say, or 25.")
+    ] = None,
+    spacing: Annotated[
+        Spacing | None, typer.Option(help="Of the noise levels; default: as the weights say.")
+    ] = None,
+    sigma_min: Annotated[float | None, typer.Option(help="Lowest noise level, with karras.")] = None,
+    sigma_max: Annotated[float | None, typer.Option(help="Highest noise level, with karras.")] = None,
+    shift: Annotated[float | None, typer.Option(help="Of a flow's times, towards noise.")] = None,
+    sampler: Annotated[
+        str, typer.Option(help="As euler, heun, dpm_solver_2m, unipc, pndm, deis, rectified_flow, iddpm.")
+    ] = "euler",
     frames: Annotated[
         int | None, typer.Option(min=1, help="Of a video, or piece; default: as trained.")
     ] = None,
@@ -162,8 +190,14 @@ def sample(
     sampling = Sampling(
         num_steps=steps,
         sampler=sampler,
+        spacing=spacing and spacing.value,
+        sigma_min=sigma_min,
+        sigma_max=sigma_max,
+        shift=shift,
         guidance=(guidance, guidance if guidance_end is None else guidance_end),
         guidance_shape=guidance_shape,
+        image_guidance=image_guidance,
+        guided_channels=guided_channels,
         oscillating=oscillating,
         overlap=overlap,
         seamless=seamless,

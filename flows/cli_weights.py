@@ -59,6 +59,10 @@ def import_weights(
     network: Annotated[
         str | None, typer.Option(help="Which network a file is of, as `cutroom networks` names them.")
     ] = None,
+    objective: Annotated[
+        str | None,
+        typer.Option(help="What it was trained to say (edm, epsilon, v ...), if nothing else tells."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Make weights of others a run that `train --init-from` and `sample --run` take."""
@@ -66,7 +70,7 @@ def import_weights(
 
     from training.imported import import_weights as run_import
 
-    made = run_import(source, out, network)
+    made = run_import(source, out, network, objective)
     other = {
         "reshaped": list(made.report.reshaped),
         "passed_over": list(made.report.passed),

@@ -78,7 +78,7 @@ def demo(params: DemoParams = DemoParams()) -> Demo:  # noqa: B008 (frozen)
     settings, store, plan = current_settings(flags)
     prompts = captions(store, plan, NUM_SAMPLES) if params.videos else reel_prompts(NUM_SAMPLES)
     samples = runs[-1] / "samples"
-    sampled = sample_run(runs[-1], prompts, settings.encode, samples, seed=0, sampling=Sampling())
+    sampled = sample_run(runs[-1], prompts, settings.encode, samples, seed=0, sampling=Sampling(num_steps=16))
     right = None if params.videos else judge(sampled)
     report = write_report(settings.warehouse, out / "report.html", runs, "Cutroom demo")
     return Demo(report, store.uri, tuple(runs), samples, right)

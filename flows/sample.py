@@ -53,12 +53,14 @@ def sample(
 
 
 def encode_of(run: Path, flags: Mapping[str, Any], toml: Path | None = None) -> EncodeConfig:
-    """How frames and captions were encoded that a run was trained on; the warehouse's settings where it does not say,
-    as one of imported weights.
+    """How frames and captions were encoded that a run was trained on. Where it does not say, as one of imported weights,
+    the warehouse's settings, or with no warehouse what is set besides.
     """
     trained_with = read_origin(run).get("encoding")
     if not trained_with:
-        return current_settings(flags, toml)[0].encode
+        settings = load_settings(flags, toml=toml)
+        there = Store(settings.warehouse).exists("plans/current.json")
+        return current_settings(flags, toml)[0].encode if there else settings.encode
     return validate(TrainSettings, {"encode": {**trained_with, **flags.get("encode", {})}}).encode
 
 

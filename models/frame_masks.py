@@ -1,7 +1,8 @@
 """Which frames of a clip are given while a network trains, so that it learns to make the others from them.
 
-The ways are Open-Sora's (1.1 to 1.3): one frame or up to a quarter of them at the head, the tail, both or anywhere, single
-frames at random, or every second one. What a network makes of them: `models.edm.Preconditioning.predict`.
+The ways are Open-Sora's (1.1 to 1.3): one frame or up to a quarter of them at the head, the tail, both or anywhere,
+half of them, single frames at random, or every second one. What a network makes of them:
+`models.edm.Preconditioning.predict`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from models.edm import per_clip, per_frame
 from warehouse.errors import SettingsError
 
 
@@ -41,6 +43,13 @@ class GivenRatios:
     """Every second frame, from the first or the second on."""
     loop: float = 0.0
     """The first and the last frame, as `image_head_tail`; Open-Sora 1.3's name."""
+    v2v_head: float = 0.0
+    """The first half of the frames."""
+    v2v_tail: float = 0.0
+    """The second half."""
+    v2v_head_noisy: float = 0.0
+    """The first half with a little noise, that of the image that SVD continues (`NOISY`), of which the network is not
+    told: what it goes on from later was made by itself, and is not perfect."""
 
     def __post_init__(self) -> None:
         total = sum(vars(self).values())
@@ -95,21 +104,39 @@ WAYS: dict[str, Callable[[int, torch.Generator], Tensor]] = {
     "random": _scattered,
     "interpolate": _every_second,
     "loop": lambda n, _: _ends(n, 1, 1),
+    "v2v_head": lambda n, _: _ends(n, n // 2, 0),
+    "v2v_tail": lambda n, _: _ends(n, 0, n - n // 2),
+    "v2v_head_noisy": lambda n, _: _ends(n, n // 2, 0),
 }
 """For a number of frames, which of them are given: bool (T,)."""
 
 
-def draw_given(num_clips: int, num_frames: int, ratios: GivenRatios, generator: torch.Generator) -> Tensor:
-    """Frames that are given, bool (num_clips, num_frames), each clip's way drawn by the ratios.
+NOISY = (-3.0, 0.5)
+"""Mean and deviation of ln sigma on frames that are given with noise (arXiv 2311.15127, appendix D.4)."""
+
+
+def draw_given(
+    num_clips: int, num_frames: int, ratios: GivenRatios, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Frames that are given, bool (num_clips, num_frames), each clip's way drawn by the ratios; and the level of the noise
+    on them, (num_clips,), mostly 0.
 
     A clip of which nothing would be left to make is given nothing; so an image never is.
     """
-    given_BT = torch.zeros(num_clips, num_frames, dtype=torch.bool)
+    given_BT, sigma_B = torch.zeros(num_clips, num_frames, dtype=torch.bool), torch.zeros(num_clips)
     shares = torch.tensor(list(vars(ratios).values()), dtype=torch.float64)
-    for given_T in given_BT:
+    for clip, given_T in enumerate(given_BT):
         place = torch.rand((), generator=generator, dtype=torch.float64)
         way = int(torch.searchsorted(shares.cumsum(0), place, right=True))
         if way < len(shares):
-            drawn = WAYS[list(vars(ratios))[way]](num_frames, generator)
+            name = list(vars(ratios))[way]
+            drawn = WAYS[name](num_frames, generator)
             given_T.copy_(drawn & ~drawn.all())
-    return given_BT
+            if name == "v2v_head_noisy":
+                sigma_B[clip] = (NOISY[0] + NOISY[1] * torch.randn((), generator=generator)).exp()
+    return given_BT, sigma_B
+
+
+def with_noise_on_given(x0: Tensor, noise: Tensor, given_BT: Tensor, sigma_B: Tensor) -> Tensor:
+    """Clips x0 (B, C, T, H, W) with noise of these levels on the frames that are given: there `noise` has no other use."""
+    return torch.where(per_frame(given_BT), x0 + per_clip(sigma_B, x0) * noise, x0)

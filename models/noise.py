@@ -188,5 +188,5 @@ def flow_sigmas(num_steps: int, shift: float = 1.0) -> Tensor:
 
     They begin at time 1, where the level is infinite, and close with 0.
     """
-    time = shifted(torch.linspace(1, 0, num_steps + 1, dtype=torch.float64), shift)
-    return time / (1 - time)
+    time = torch.linspace(1, 0, num_steps + 1, dtype=torch.float64)
+    return shift * (time / (1 - time))  # as `shifted`, which rounds the first to beside 1 for some shifts

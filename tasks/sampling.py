@@ -17,8 +17,11 @@ from tasks import artifacts
 from tasks.encoding import EncodeConfig, as_caption, load_image_side, load_text_side
 from tasks.progress import Progress
 from tasks.tracking import step
+from training.checkpoints import read_origin
+from training.pictures import contact_sheet, write_image, write_video
 from training.prompts import Request, read_prompt
-from training.sample import Autoencoder, Sampling, contact_sheet, sample_videos, write_image, write_video
+from training.sample import Autoencoder, Sampling, sample_videos
+from training.trained import Trained
 from warehouse.errors import InputError, SettingsError
 
 SHEET, PROMPTS = "sheet.png", "prompts.json"
@@ -64,12 +67,14 @@ def sample_run(
 
     The folder holds numbered mp4 files, the prompts in their order, and a contact sheet of the middle frames; earlier
     samples in it are replaced. Size and rate are those of the first bucket that clips are encoded in, and so is the
-    number of frames (of a piece) where `frames` does not say otherwise. Prompts are cleaned as captions were, and shown
-    as they came; `asked` adds scores to what is asked of each. Raises SettingsError where anything but
-    earlier samples is in the folder, the autoencoder does not take so many frames, or captions told no such scores.
+    number of frames (of a piece) where `frames` does not say otherwise; a network of images makes one. Prompts are
+    cleaned as captions were, and shown as they came; `asked` adds scores to what is asked of each. Raises
+    SettingsError where anything but earlier samples is in the folder, the autoencoder does not take so many frames,
+    or captions told no such scores.
     """
     _earlier(out)
     trained, height, width = (int(n) for n in encode.buckets[0].split("x"))
+    trained = 1 if Trained.of(read_origin(run)).single_frames else trained
     num_frames = frames or trained
     requests = [_request(prompt, start, encode, asked) for prompt in prompts]
     autoencoder = load_image_side(encode)

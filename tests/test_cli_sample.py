@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -16,7 +17,7 @@ from test_cli import Run, run
 from curation.pipeline import make_plan
 from flows.settings import load_settings
 from models.video_unet import VideoUNet, VideoUNetConfig
-from training.checkpoints import WEIGHTS, Weights, save_weights
+from training.checkpoints import WEIGHTS, Weights, load_weights, save_weights
 from warehouse.store import Store
 
 __all__ = ["run"]
@@ -148,3 +149,64 @@ def test_nothing_but_earlier_samples_is_replaced(
         assert code == 0
         assert len(list(out.glob("*.mp4"))) == len(prompts)
         (out / "001.mp4.tmp").write_bytes(b"left by a run that was killed")
+
+
+def reborn(trained: tuple[Path, Path], folder: Path, **recipe: object) -> Path:
+    """The run's weights, as those of another recipe."""
+    own = load_weights(trained[1])
+    folder.mkdir()
+    save_weights(folder / WEIGHTS, replace(own, origin={"recipe": recipe}))
+    return folder
+
+
+def test_a_network_of_images_makes_one_frame_and_no_more(
+    run: Run, trained: tuple[Path, Path], tmp_path: Path
+) -> None:
+    images = reborn(trained, tmp_path / "run", single_frames=True)
+    where = ("-w", trained[0], "--run", images, "--output", tmp_path / "out", "--steps", 2, "--json")
+    code, result = run("sample", "a sea", *where)
+    assert code == 0 and len(frames_of(result["videos"][0])) == 1
+    code, said = run("sample", "a sea", "--frames", 4, *where)
+    assert code == 2
+    assert "4 frames are asked of a network that was trained on images alone" in " ".join(str(said).split())
+
+
+def test_noise_levels_are_settings(run: Run, trained: tuple[Path, Path], tmp_path: Path) -> None:
+    told: list[float] = []
+    hook = torch.nn.modules.module.register_module_forward_pre_hook(
+        lambda module, inputs: told.append(float(inputs[1][0])) if isinstance(module, VideoUNet) else None
+    )
+
+    def levels(folder: Path, *options: object) -> list[float]:
+        told.clear()
+        where = ("-w", trained[0], "--run", folder, "--output", tmp_path / "out", "--frames", 1, "--json")
+        code, result = run("sample", "a sea", "--steps", 3, *options, *where)
+        assert code == 0, result
+        return list(told)
+
+    try:
+        edm = np.exp(np.array(levels(trained[1], "--sigma-max", 700, "--sigma-min", 0.002)) * 4)
+        middle = ((700 ** (1 / 7) + 0.002 ** (1 / 7)) / 2) ** 7  # EDM eq. 5
+        assert edm == pytest.approx([700.0, middle, 0.002], rel=1e-3)
+        steps = reborn(trained, tmp_path / "v", objective={"name": "v", "betas": "scaled_linear"})
+        assert levels(steps) == pytest.approx([999, 666, 332], abs=0.6)
+        assert levels(steps, "--spacing", "leading") == pytest.approx([666, 333, 0], abs=0.01)
+        flow = reborn(trained, tmp_path / "flow", objective={"name": "flow", "size_shift": True})
+        # Of one picture of 64 x 64 the shift is 1/8: t' = t / (8 - 7 t).
+        assert levels(flow) == pytest.approx([1000, 1000 * 2 / 3 / (8 - 14 / 3), 1000 / 17], abs=0.01)
+    finally:
+        hook.remove()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--spacing", "trailing"), "spacing is trailing, but the weights' objective is edm"),
+        (("--sigma-max", 0.001), "expected 0 < sigma_min < sigma_max"),
+        (("--sampler", "iddpm"), "trained as edm, expected objective iddpm"),
+        (("--image-guidance", 2), "image_guidance is 2.0, but no frames join the network's input"),
+        (("--guided-channels", 5), "guided_channels is 5, expected 1 to the latents' 4"),
+    ],
+)
+def test_what_the_weights_cannot_be_sampled_with_is_said(sample, options: tuple, message: str) -> None:
+    assert message in " ".join(sample("a sea", *options).split())

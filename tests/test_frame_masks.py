@@ -17,9 +17,12 @@ from models.frame_masks import WAYS, GivenRatios, draw_given
 from models.noise import Discrete, Flow, linear_betas, sigmas_of
 from models.video_unet import VideoUNet, VideoUNetConfig
 from training.checkpoints import load_weights
+from training.data import TrainingClips
+from training.module import LatentDiffusion
 from training.stage import run_stage
 from training.stop import StopRequest
 from warehouse.errors import SettingsError
+from warehouse.reader import PackedDataset
 
 ALWAYS = {
     "image_head": {"x......."},
@@ -32,6 +35,9 @@ ALWAYS = {
     "quarter_head_tail": {"x......x", "xx.....x", "x.....xx", "xx....xx"},
     "quarter_random": {"." * i + "x" * n + "." * (8 - n - i) for n in (1, 2) for i in range(9 - n)},
     "interpolate": {"x.x.x.x.", ".x.x.x.x"},
+    "v2v_head": {"xxxx...."},
+    "v2v_head_noisy": {"xxxx...."},
+    "v2v_tail": {"....xxxx"},
 }
 TOLD = Conditioning(torch.zeros(2, 1, 1), torch.ones(2, 1, dtype=torch.bool), torch.zeros(2, 2))
 GIVEN_BT = torch.tensor([[True, False, False], [False, False, False]])
@@ -40,7 +46,7 @@ KINDS: list[Preconditioning] = [SVD, Flow(), Discrete(sigmas_of(linear_betas()))
 
 def drawn(way: str, num_frames: int = 8, times: int = 400) -> Tensor:
     generator = torch.Generator().manual_seed(0)
-    return draw_given(times, num_frames, GivenRatios(**{way: 1.0}), generator)
+    return draw_given(times, num_frames, GivenRatios(**{way: 1.0}), generator)[0]
 
 
 @pytest.mark.parametrize("way", ALWAYS)
@@ -58,7 +64,7 @@ def test_random_frames_are_from_a_tenth_to_nine_tenths_and_half_on_average() -> 
 
 def test_ways_come_in_their_shares_and_leave_something_to_make() -> None:
     ratios = GivenRatios(image_head=0.2, interpolate=0.3)
-    given = draw_given(4000, 8, ratios, torch.Generator().manual_seed(1))
+    given, _ = draw_given(4000, 8, ratios, torch.Generator().manual_seed(1))
     assert (given.sum(1) == 1).float().mean().item() == pytest.approx(0.2, abs=0.03)
     assert (given.sum(1) == 4).float().mean().item() == pytest.approx(0.3, abs=0.03)
     assert (given.sum(1) == 0).float().mean().item() == pytest.approx(0.5, abs=0.03)
@@ -66,7 +72,7 @@ def test_ways_come_in_their_shares_and_leave_something_to_make() -> None:
         assert not drawn(way, 1).any(), "an image is given nothing"
         assert not drawn(way, 2).all(1).any()
     assert set(WAYS) == set(vars(GivenRatios()))
-    again = draw_given(4000, 8, ratios, torch.Generator().manual_seed(1))
+    again, _ = draw_given(4000, 8, ratios, torch.Generator().manual_seed(1))
     assert torch.equal(given, again)
 
 
@@ -153,3 +159,33 @@ def test_a_stage_trains_with_given_frames_and_they_matter(tmp_path: Path) -> Non
     with_given = trained(num_samples=16, given=GivenRatios(image_head=0.5, interpolate=0.5))
     without = trained(num_samples=16)
     assert max((with_given[name] - without[name]).abs().max().item() for name in without) > 1e-4
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:lightning", "ignore:.*LeafSpec.*")
+def test_a_noisy_head_has_a_little_noise_of_which_the_network_is_not_told(tmp_path: Path) -> None:
+    job = tiny_stage.job(tmp_path)
+    dataset = PackedDataset.open(job.dataset)
+    batch = next(iter(TrainingClips(dataset, job.recipe, 0, 0, 1)))
+    half = batch.latents_BCTHW.shape[2] // 2
+    assert half
+    level_of_given = SVD.c_noise(torch.tensor(SVD.given_sigma))
+
+    def on_given(way: str) -> Tensor:
+        """What the network sees of the given frames more than they are, one row a clip."""
+        recipe = replace(job.recipe, given=GivenRatios(**{way: 1.0}))
+        module = LatentDiffusion(recipe, VideoUNet(tiny_stage.NETWORK), torch.zeros(255))
+        seen: list[tuple[Tensor, Tensor]] = []
+        module.network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[:2]))
+        found = []
+        for position in range(40):
+            module.training_step(replace(batch, position=position), 0)
+            x, told = seen[-1]
+            assert torch.equal(told[:, :half], level_of_given.expand(len(x), half))
+            assert (told[:, half:] != level_of_given).all()
+            found.append((x - batch.latents_BCTHW)[:, :, :half].flatten(1))
+        return torch.cat(found)
+
+    assert not on_given("v2v_head").any()
+    levels = on_given("v2v_head_noisy").square().mean(1).sqrt().log()
+    assert levels.mean().item() == pytest.approx(-3.0, abs=0.1)
+    assert levels.std().item() == pytest.approx(0.5, abs=0.08)

@@ -23,8 +23,9 @@ from tests.test_sample import Letters
 from tests.test_transformers import inputs, randomised
 from training.checkpoints import load_weights
 from training.imported import import_weights
-from training.objective import PRECONDITIONINGS
+from training.objective import Objective
 from training.sample import Sampling, sample_videos
+from training.trained import Trained
 from warehouse.errors import WeightsError
 
 COMMON = {
@@ -95,7 +96,9 @@ def test_a_folder_of_diffusers_is_what_it_computes(
     assert made.report.missing == made.report.unexpected == made.report.reshaped == ()
     assert (len(made.report.passed) > 0) == (make is dit), "the copies of its embedding"
     weights = load_weights(tmp_path / "run")
-    assert weights.config == made.config and weights.origin["objective"] == "iddpm"
+    trained = Trained.of(weights.origin)
+    assert weights.config == made.config and trained.objective == Objective("iddpm")
+    assert trained.single_frames == (make is not latte)
     x_BCTHW, time_B, told = inputs(num_frames=3 if make is latte else 1)
     told = replace(told, mask_BL=torch.ones_like(told.mask_BL))
     found = weights.network()(x_BCTHW, time_B, told)
@@ -144,7 +147,11 @@ def test_the_authors_files_are_read_by_the_networks_name(
     fixed = {"rope.freqs"} if config.rotary == "time" else {"pos_embed"}
     assert fixed <= set(made.report.passed)
     weights = load_weights(tmp_path / "run")
-    assert weights.origin == {"imported": source.name, "objective": objective}
+    trained = Trained.of(weights.origin)
+    assert weights.origin["imported"] == source.name and trained.objective.name == objective
+    assert trained.empty_text == (not config.null_tokens), (
+        "a network that has a caption for none is told that"
+    )
     assert all(torch.equal(weights.tensors[n], value) for n, value in network.state_dict().items())
 
 
@@ -155,10 +162,17 @@ def test_imported_weights_are_sampled_by_their_own_objective(
     network = randomised(DiffusionTransformer(config))
     save_file(write_weights(network, layouts.stdit3_original(config), LATENT), tmp_path / "a.safetensors")
     import_weights(tmp_path / "a.safetensors", tmp_path / "run", "stdit3-xl-2")
-    monkeypatch.setitem(PRECONDITIONINGS, "edm", None)  # no other one samples
+    told = []
+    hook = torch.nn.modules.module.register_module_forward_pre_hook(
+        lambda module, inputs: told.append(inputs[1]) if isinstance(module, DiffusionTransformer) else None
+    )
     frames = sample_videos(
         tmp_path / "run", ["a"], load_autoencoder(), Letters(), num_frames=2, sampling=Sampling(num_steps=2)
     )
+    hook.remove()
+    shift = (64 * 64 / 512**2 * 2) ** 0.5  # Open-Sora 1.2's, of two frames
+    halfway = 1000 * shift * 0.5 / (1 + (shift - 1) * 0.5)
+    assert [float(one[0]) for one in told] == pytest.approx([1000, halfway], rel=1e-4)
     assert frames.shape == (1, 2, 64, 64, 3)
 
 

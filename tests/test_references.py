@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from training.pictures import write_video
 from training.references import read_reference
-from training.sample import write_video
 from warehouse.errors import SettingsError
 
 

@@ -10,17 +10,21 @@ from models.conditioning import Conditioning
 from models.edm import SVD, per_clip, per_frame
 from models.given_frames import Given
 from models.learned_variance import variance_bounds
-from models.noise import Flow, flow_sigmas
-from training.objective import PRECONDITIONINGS, STEPS
+from models.networks import NETWORKS
+from models.noise import Flow, flow_sigmas, shifted
+from training.guiding import check_network
+from training.objective import Objective
 from training.sample import Sampling, sample_latents
+from training.trained import Trained
 from warehouse.errors import InputError, SettingsError
 
 STD, SHAPE = 0.4, (4, 3, 20, 20)
+FLOW = Trained.of({"recipe": {"objective": "flow"}})
 TOLD = Conditioning(torch.zeros(2, 2, 5), torch.ones(2, 2, dtype=torch.bool), torch.zeros(2, 2))
 
 
 def made(network, sampling: Sampling, objective: str, **options) -> Tensor:
-    preconditioning = PRECONDITIONINGS[objective]
+    preconditioning = Objective(objective).preconditioning
     return sample_latents(network, TOLD, SHAPE, [0, 1], sampling, preconditioning=preconditioning, **options)
 
 
@@ -34,7 +38,7 @@ def stepping(sigmas: Tensor):
     """The noise in x, and the share that has the true variance of the step back over these levels."""
 
     def say(x: Tensor, step_B: Tensor, _: Conditioning) -> Tensor:
-        sigma = STEPS.sigmas[step_B[0].round().long()]
+        sigma = Objective("iddpm").steps.sigmas[step_B[0].round().long()]
         following = sigmas[(sigmas - sigma).abs().argmin() + 1]
         noise = x * (1 + sigma**2).sqrt() * sigma / (STD**2 + sigma**2)
         small, large = variance_bounds(sigma, following)
@@ -62,12 +66,17 @@ def test_rectified_flow_walks_its_own_times_from_nothing_but_noise() -> None:
 
 
 def test_larger_and_longer_videos_are_walked_with_more_noise() -> None:
+    larger = 1024, 1024, 4
     sampling = Sampling(sampler="rectified_flow", num_steps=7)
-    assert torch.equal(sampling.of_size(1024, 1024, 4).sigmas, flow_sigmas(7, 4.0))
-    assert torch.equal(sampling.of_size(512, 512, 1).sigmas, sampling.sigmas)
-    own = Sampling(sampler="rectified_flow", num_steps=7, shift=2.0).of_size(1024, 1024, 4)
+    assert torch.equal(sampling.following(FLOW, larger).sigmas, flow_sigmas(7, 4.0))
+    assert torch.equal(sampling.following(FLOW).sigmas, sampling.sigmas)
+    own = Sampling(sampler="rectified_flow", num_steps=7, shift=2.0).following(FLOW, larger)
     assert torch.equal(own.sigmas, flow_sigmas(7, 2.0))
-    assert torch.equal(Sampling().of_size(1024, 1024, 4).sigmas, Sampling().sigmas)
+    assert torch.equal(Sampling().following(Trained(), larger).sigmas, Sampling().sigmas)
+    as_trained = Sampling(num_steps=7).following(FLOW, larger).sigmas
+    assert torch.equal(as_trained, flow_sigmas(7)), "euler goes by what the network was trained with"
+    shifted = Trained.of({"recipe": {"objective": {"name": "flow", "size_shift": True}}})
+    assert torch.equal(Sampling(num_steps=7).following(shifted, larger).sigmas, flow_sigmas(7, 4.0))
 
 
 @pytest.mark.parametrize("num_steps", [4, 20])
@@ -79,13 +88,14 @@ def test_iddpm_walks_its_steps_with_the_variances_that_were_learned(num_steps: i
 
 
 def test_a_sampler_of_another_objective_is_refused_before_it_samples() -> None:
-    Sampling(sampler="rectified_flow").check_objective("flow")
-    Sampling(sampler="ddpm").check_objective("flow")
+    network = NETWORKS["svd-t2v"].config
+    check_network(network, FLOW, "rectified_flow", None, 8)
+    check_network(network, FLOW, "ddpm", None, 8)
     for sampler, objective in (("rectified_flow", "flow"), ("iddpm", "iddpm")):
         with pytest.raises(
             SettingsError, match=f"trained as edm, expected objective {objective}; train with it"
         ):
-            Sampling(sampler=sampler).check_objective("edm")
+            check_network(network, Trained(), sampler, None, 8)
     with pytest.raises(InputError, match="noise level is inf, expected a finite number above 0"):
         sample_latents(flowing, TOLD, SHAPE, [0, 1], Sampling(sampler="rectified_flow"), preconditioning=SVD)
     given = Given.none(torch.zeros(2, *SHAPE)).with_frames(0, 1, torch.zeros(4, 1, 20, 20))
@@ -96,3 +106,12 @@ def test_a_sampler_of_another_objective_is_refused_before_it_samples() -> None:
     with pytest.raises(SettingsError, match="shift is 0, expected a number above 0"):
         Sampling(shift=0)
     assert Flow().from_infinity and not SVD.from_infinity
+
+
+@pytest.mark.parametrize("shift", [(64 * 64 / 512**2 * 2) ** 0.5, 0.1, 1 / 3, 3.7, 12.0])
+def test_a_flow_begins_where_no_data_is_left_whatever_the_shift(shift: float) -> None:
+    """t' / (1 - t') is the shift times t / (1 - t), so the first stays infinite, and the closing 0 stays 0."""
+    sigmas = flow_sigmas(5, shift)
+    assert sigmas[0] == torch.inf and sigmas[-1] == 0 and (sigmas.diff() < 0).all()
+    time = shifted(torch.linspace(1, 0, 6, dtype=torch.float64), shift)
+    torch.testing.assert_close(sigmas[1:] / (1 + sigmas[1:]), time[1:])

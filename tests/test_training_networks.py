@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import av
 import numpy as np
@@ -23,10 +25,11 @@ from models.transformers import DiffusionTransformer
 from tests.test_sample import Letters
 from training.checkpoints import Weights, load_weights, start_from
 from training.job import Job
-from training.objective import PRECONDITIONINGS, draw_sigmas, prediction_of, training_losses
+from training.objective import Name, Objective, prediction_of, training_losses
+from training.pictures import write_video
 from training.recipe import Recipe, with_settings
 from training.recipes import RECIPES, recipe_from
-from training.sample import Sampling, sample_videos, write_video
+from training.sample import Sampling, sample_videos
 from training.stage import run_stage
 from training.stop import StopRequest
 from warehouse.errors import SettingsError, WeightsError
@@ -106,7 +109,7 @@ def test_a_family_learns_resumes_exactly_and_is_sampled_from(tmp_path, dataset, 
     assert first + again == losses
     whole, broken = (load_weights(tmp_path / name) for name in ("whole", "broken"))
     assert all(torch.equal(broken.tensors[name], value) for name, value in whole.tensors.items())
-    assert whole.config == job.recipe.network and whole.origin["recipe"]["objective"] == objective
+    assert whole.config == job.recipe.network and whole.origin["recipe"]["objective"]["name"] == objective
     told = []
     hook = torch.nn.modules.module.register_module_forward_pre_hook(
         lambda module, inputs: told.append(inputs[1]) if isinstance(module, DiffusionTransformer) else None
@@ -123,8 +126,10 @@ def test_a_family_learns_resumes_exactly_and_is_sampled_from(tmp_path, dataset, 
     )
     hook.remove()
     assert frames.std() > 1
-    highest = PRECONDITIONINGS[objective].c_noise(torch.tensor(Sampling().sigma_max))
-    assert told[0].tolist() == pytest.approx([float(highest)] * 4), "in the numbers that it was trained with"
+    highest = {"edm": math.log(20.0) / 4, "flow": 1000.0, "iddpm": 999.0}[objective]
+    assert told[0].tolist() == pytest.approx([highest] * 4, abs=2e-3), (
+        "in the numbers that it was trained with"
+    )
     own = {"flow": "rectified_flow", "iddpm": "iddpm"}.get(objective)
     if own:
         walked = Sampling(num_steps=3, sampler=own)
@@ -169,7 +174,10 @@ def test_one_setting_names_the_network_and_others_change_it_further(tmp_path):
             {"network": "dit-xl-2", "network.out_channels": 5},
             "out_channels is 5, expected .*4, or twice as many",
         ),
-        ({"objective": "ddpm"}, "objective is 'ddpm', expected one of edm, flow, iddpm"),
+        (
+            {"objective": "ddpm"},
+            "objective.name is 'ddpm', expected one of edm, flow, epsilon, v, sample, iddpm",
+        ),
         ({"objective": "iddpm"}, "objective is iddpm, whose network says a variance too"),
         (
             {"network": "stdit-xl-2", "objective": "iddpm", "given.image_head": 0.2},
@@ -197,7 +205,7 @@ def test_stages_share_the_network_that_one_of_them_names():
     for stage in ("images", "video", "high_quality"):
         named = chain(**{stage: {"network": "stdit-xl-2", "objective": "iddpm"}})
         assert {one.network for one in named} == {NETWORKS["stdit-xl-2"].config}
-        assert {one.objective for one in named} == {"iddpm"}
+        assert {one.objective for one in named} == {Objective("iddpm")}
     images, video, best = chain(video={"network.width": 64})
     assert (images.network.width, video.network.width, best.network.width) == (64, 64, 64)
     assert (images.network.temporal, video.network.temporal, best.network.temporal) == (False, True, True)
@@ -219,9 +227,10 @@ def test_single_frames_hand_over_to_clips_in_the_same_network_and_objective(tmp_
     before, after = (load_weights(tmp_path / name).tensors for name in ("images", "video"))
     assert all(torch.allclose(after[name], value, atol=1e-6) for name, value in before.items())
     assert any(".temporal." in name for name in after.keys() - before.keys())
-    other = replace(video, objective="flow")
+    other = with_settings(video, {"objective": "flow"})
     with pytest.raises(
-        SettingsError, match="objective is flow, but the earlier weights were trained with iddpm"
+        SettingsError,
+        match="objective is flow with betas linear, but the earlier weights were trained with iddpm",
     ):
         train(Job(other, dataset, str(tmp_path / "images")), tmp_path / "other")
 
@@ -230,13 +239,14 @@ CONFIG = NETWORKS["stdit-xl-2"].config
 TOLD = Conditioning(torch.zeros(64, 1, 1), torch.ones(64, 1) > 0, torch.zeros(64, 2))
 
 
-@pytest.mark.parametrize("objective", ["edm", "flow", "iddpm"])
-def test_a_network_that_says_what_it_should_finds_the_data(objective):
+@pytest.mark.parametrize("name", get_args(Name))
+def test_a_network_that_says_what_it_should_finds_the_data(name):
     """It has no loss but for its variance, and one that says nothing loses what it should have said."""
     generator = torch.Generator().manual_seed(0)
     x0, noise = torch.randn(2, 64, 4, 2, 3, 3, generator=generator)
-    sigma_B = draw_sigmas(objective, 64, -0.4, 1.2, generator)
-    preconditioning = PRECONDITIONINGS[objective]
+    objective = Objective(name)
+    sigma_B = objective.draw_sigmas(64, -0.4, 1.2, generator)
+    preconditioning = objective.preconditioning
     target = preconditioning.target(x0, noise, sigma_B)
 
     def ideal(*_):
@@ -247,14 +257,15 @@ def test_a_network_that_says_what_it_should_finds_the_data(objective):
     torch.testing.assert_close(clean, x0, atol=2e-3, rtol=1e-3)
     losses_B = training_losses(objective, ideal, CONFIG, x0, noise, sigma_B, TOLD)
     silent_B = training_losses(objective, lambda *_: 0 * ideal(), CONFIG, x0, noise, sigma_B, TOLD)
-    if objective != "iddpm":
+    if name != "iddpm":
         assert losses_B.max() < 1e-10
         torch.testing.assert_close(silent_B, target.square().flatten(1).mean(1))
 
 
 def test_steps_of_iddpm_are_drawn_alike_and_found_again_in_their_levels():
-    steps = PRECONDITIONINGS["iddpm"]
-    sigma_B = draw_sigmas("iddpm", 50_000, 0.0, 1.0, torch.Generator().manual_seed(0))
+    objective = Objective("iddpm")
+    steps = objective.steps
+    sigma_B = objective.draw_sigmas(50_000, 0.0, 1.0, torch.Generator().manual_seed(0))
     step_B = steps.c_noise(sigma_B.double()).round().long()
     assert torch.equal(steps.sigmas[step_B].float(), sigma_B)
     assert (torch.bincount(step_B, minlength=1000) - 50).abs().max() < 5 * 50**0.5
@@ -265,5 +276,5 @@ def test_steps_of_iddpm_are_drawn_alike_and_found_again_in_their_levels():
         return torch.cat([said, said.tanh()], dim=1)
 
     expected = hybrid_losses(steps, network, x0, noise, step_B[:64], TOLD)
-    found = training_losses("iddpm", network, CONFIG, x0, noise, sigma_B[:64], TOLD)
+    found = training_losses(objective, network, CONFIG, x0, noise, sigma_B[:64], TOLD)
     torch.testing.assert_close(found, expected)

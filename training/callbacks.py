@@ -18,7 +18,7 @@ from training.data import Batch
 from training.evaluate import BucketLoss, held_out_losses
 from training.job import TrainingError
 from training.module import LatentDiffusion
-from training.objective import PRECONDITIONINGS, prediction_of
+from training.objective import prediction_of
 from training.recipe import Recipe
 from training.stop import StopRequest
 
@@ -121,7 +121,7 @@ class Evaluation(Callback):
             prediction_of(network, self.recipe.network),
             self.batches,
             module.motion_edges,
-            preconditioning=PRECONDITIONINGS[self.recipe.objective],
+            preconditioning=self.recipe.objective.preconditioning,
             seed=self.recipe.seed,
             rank=trainer.global_rank,
             num_ranks=trainer.world_size,

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from models.conditioning import draw_dropout
 from models.frame_masks import draw_given
-from training.objective import draw_sigmas
+from models.noise import offset_noise
 from training.recipe import Recipe
 
 
@@ -34,13 +34,14 @@ def sample_noise(shape: tuple[int, ...], key: tuple[int | str, ...], first: int)
 @dataclass(frozen=True)
 class Draws:
     """For each clip its noise, noise level, whether its text is dropped, and which of its frames are given, None where
-    the recipe gives none.
+    the recipe gives none, with the level of the noise on these.
     """
 
     noise_BCTHW: Tensor
     sigma_B: Tensor
     drop_B: Tensor
-    given_BT: Tensor | None
+    given_BT: Tensor | None = None
+    given_sigma_B: Tensor | None = None
 
     def to(self, device: torch.device) -> Draws:
         """The same on a device."""
@@ -52,14 +53,22 @@ def draw(recipe: Recipe, position: int, rank: int, shape: tuple[int, ...]) -> Dr
     first = rank * shape[0]
     mine = slice(first, first + shape[0])
     whole = generator(recipe.seed, "levels", position)
-    levels = draw_sigmas(recipe.objective, recipe.batch_size, recipe.p_mean, recipe.p_std, whole)
+    levels = recipe.objective.draw_sigmas(recipe.batch_size, recipe.p_mean, recipe.p_std, whole)
     drop_B = draw_dropout(recipe.batch_size, recipe.text_dropout, whole)[mine]
-    noise = sample_noise(shape, (recipe.seed, "noise"), position * recipe.batch_size + first)
-    return Draws(noise, levels[mine], drop_B, _draw_given(recipe, position, shape[2], mine))
-
-
-def _draw_given(recipe: Recipe, position: int, num_frames: int, mine: slice) -> Tensor | None:
+    noise = _draw_noise(recipe, position * recipe.batch_size + first, shape)
     if not recipe.given.any():
-        return None
+        return Draws(noise, levels[mine], drop_B)
     stream = generator(recipe.seed, "given", position)
-    return draw_given(recipe.batch_size, num_frames, recipe.given, stream)[mine]
+    given_BT, given_sigma_B = draw_given(recipe.batch_size, shape[2], recipe.given, stream)
+    return Draws(noise, levels[mine], drop_B, given_BT[mine], given_sigma_B[mine])
+
+
+def _draw_noise(recipe: Recipe, first: int, shape: tuple[int, ...]) -> Tensor:
+    """Entry i is of the clip that comes as number `first` + i in training."""
+    noise = sample_noise(shape, (recipe.seed, "noise"), first)
+    amount = recipe.objective.offset_noise
+    if not amount:
+        return noise
+    streams = [generator(recipe.seed, "offset", first + i) for i in range(len(noise))]
+    pairs = zip(noise.split(1), streams, strict=True)
+    return torch.cat([offset_noise(one, amount, stream) for one, stream in pairs])

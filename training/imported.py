@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,9 @@ from models.transformer_folders import CLASSES, transformer_from_diffusers
 from models.unet_config import from_diffusers
 from models.video_unet import VideoUNetConfig
 from training.checkpoints import WEIGHTS, Weights, save_weights
-from training.objective import Objective
 from training.publish import UNET_PREFIX
+from training.published import trained_as
+from training.trained import TRAINED
 from warehouse.errors import WeightsError
 
 _PARTS = ("unet", "transformer")
@@ -59,7 +60,9 @@ class _Source:
     left: tuple[str, ...] = ()
 
 
-def import_weights(source: Path, out: Path, network: str | None = None) -> Imported:
+def import_weights(
+    source: Path, out: Path, network: str | None = None, objective: str | None = None
+) -> Imported:
     """Weights of others as those of a run, which a stage can start from and samples can be drawn with.
 
     Args:
@@ -67,6 +70,8 @@ def import_weights(source: Path, out: Path, network: str | None = None) -> Impor
             diffusers' (.safetensors, or .ckpt, .pth and .pt that hold nothing but tensors).
         out: the run's folder; its weights are written once.
         network: which of `models.networks` a file is of; a folder says it itself, and must not say another one.
+        objective: what it was trained to say (`training.objective`), where that is not what
+            `training.published.trained_as` finds.
 
     Raises:
         WeightsError: they are of another network, a name is missing or not known, or `out` has weights.
@@ -81,20 +86,14 @@ def import_weights(source: Path, out: Path, network: str | None = None) -> Impor
         raise WeightsError(f"there is no network {network!r}; there are {', '.join(NETWORKS)}")
     held = _read_folder(source) if source.is_dir() else _read_file(source, network)
     config = _adapted(_config(held, network, source), held.tensors)
+    trained = trained_as(source, config, network, objective)
     made = network_of(config)
     name, layout = _fitting(held, config)
     report = read_weights(made, held.tensors, layout)
     edges = torch.zeros(NUM_MOTION_BUCKETS - 1)  # theirs are not published
-    origin = {"imported": source.name, "objective": _objective(config, name)}
+    origin = {"imported": source.name, TRAINED: asdict(trained)}
     save_weights(out / WEIGHTS, Weights(config, dict(made.state_dict()), edges, origin))
     return Imported(config, name, report, held.left)
-
-
-def _objective(config: NetworkConfig, layout: str) -> Objective:
-    """What the published weights were trained to say, so that they are sampled so."""
-    if layout == "stdit3_original":
-        return "flow"
-    return "iddpm" if config.says_variance else "edm"
 
 
 def _config(held: _Source, network: str | None, source: Path) -> NetworkConfig:

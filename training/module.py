@@ -10,6 +10,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from models.conditioning import drop_text
+from models.frame_masks import with_noise_on_given
 from training.data import Batch
 from training.draws import draw
 from training.ema import Ema
@@ -33,8 +34,13 @@ class LatentDiffusion(LightningModule):
         draws = draw(self.recipe, batch.position, self.global_rank, batch.latents_BCTHW.shape).to(self.device)
         conditioning = drop_text(batch.conditioning(self.motion_edges), draws.drop_B)
         conditioning = replace(conditioning, given_BT=draws.given_BT)
-        clips = (batch.latents_BCTHW, draws.noise_BCTHW, draws.sigma_B, conditioning)
-        return training_losses(self.recipe.objective, self.network, self.recipe.network, *clips).mean()
+        objective, (height_px, width_px, _) = self.recipe.objective, batch.size_B3[0].tolist()
+        shift = objective.shift(height_px, width_px, batch.latents_BCTHW.shape[2])
+        x0, noise = batch.latents_BCTHW, draws.noise_BCTHW
+        if draws.given_BT is not None:
+            x0 = with_noise_on_given(x0, noise, draws.given_BT, draws.given_sigma_B)
+        clips = (x0, noise, shift * draws.sigma_B, conditioning)
+        return training_losses(objective, self.network, self.recipe.network, *clips).mean()
 
     def optimizer_step(self, *args: Any, **options: Any) -> None:
         super().optimizer_step(*args, **options)

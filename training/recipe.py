@@ -68,12 +68,12 @@ class Recipe:
     betas: tuple[float, float] = (0.9, 0.99)
     grad_clip: float = 1.0
     """Largest norm of the gradient; 0 turns clipping off."""
-    objective: Objective = "edm"
-    """What the network is trained to say (`training.objective`): edm, flow, or iddpm."""
+    objective: Objective = field(default_factory=Objective)
+    """What the network is trained to say (`training.objective`); by a name alone ("flow") also with `with_settings`."""
     p_mean: float = -1.2
-    """Mean of ln sigma; not for iddpm, which has steps of its own."""
+    """Mean of ln sigma; for edm and flow, since others have steps of their own."""
     p_std: float = 1.0
-    """Standard deviation of ln sigma; not for iddpm."""
+    """Standard deviation of ln sigma; for edm and flow."""
     text_dropout: float = 0.15
     """Share of clips whose text is replaced by the null text."""
     given: GivenRatios = field(default_factory=GivenRatios)
@@ -131,13 +131,13 @@ class Recipe:
             "single_frames is on, but given has shares too: of a single frame nothing is left to make",
         )
         _check(
-            self.objective != "iddpm" or self.network.says_variance,
+            self.objective.name != "iddpm" or self.network.says_variance,
             "objective is iddpm, whose network says a variance too: set network.out_channels to twice "
-            "network.in_channels, or objective to edm or flow, which are for UNets as well",
+            "network.in_channels, or objective to another, which are for UNets as well",
         )
         _check(
-            self.objective != "iddpm" or not self.given.any(),
-            "objective is iddpm, but given has shares too: expected none, or the objective edm or flow",
+            self.objective.name != "iddpm" or not self.given.any(),
+            "objective is iddpm, but given has shares too: expected none, or another objective",
         )
         _check_channels(self.network)
 
@@ -172,7 +172,7 @@ def _check(holds: bool, message: str) -> None:
 def with_settings(value: T, settings: Mapping[str, Any], where: str = "recipe") -> T:
     """A copy with some settings changed; nested ones as a mapping or with dotted names ("network.width").
 
-    A network is also changed by name, as "stdit-xl-2", and then further by dotted names.
+    A network is also changed by name, as "stdit-xl-2", and then further by dotted names, and so is an objective.
     Raises SettingsError for an unknown name or a value of another type.
     """
     types = get_type_hints(type(value))
@@ -185,6 +185,8 @@ def with_settings(value: T, settings: Mapping[str, Any], where: str = "recipe") 
         if types[head] == NetworkConfig and not rest:
             changes[head] = network_with(getattr(value, head), given, f"{where}.{head}")
         elif is_dataclass(getattr(value, head)):
+            if types[head] is Objective and isinstance(given, str) and not rest:
+                given = {"name": given}
             if not rest and not isinstance(given, Mapping):
                 raise SettingsError(f"{where}.{head} is {given!r}, expected its settings by name")
             nested.setdefault(head, {}).update({rest: given} if rest else given)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from pathlib import Path
 from typing import Protocol
 
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from models.conditioning import Conditioning
 from models.diffusers_samplers import sampler_named
-from models.edm import SVD, Network, Preconditioning, karras_sigmas
+from models.edm import SVD, Network, Preconditioning
 from models.given_frames import Given, continued, holding, repeated, telling
 from models.guidance import (
     FrameDenoiser,
@@ -24,17 +23,19 @@ from models.guidance import (
     linear,
     oscillating,
     triangle,
-    with_and_without_text,
 )
 from models.learned_variance import VarianceDenoiser
-from models.noise import flow_shift, flow_sigmas
+from models.noise import flow_shift
 from models.samplers import SAMPLERS, initial_latents, noise_of
 from models.windows import windowed_guidance
 from training.checkpoints import load_weights
 from training.draws import generator
-from training.objective import PRECONDITIONINGS, STEPS, prediction_of
+from training.guiding import LEARNED, OF_OBJECTIVE, check_network, sides_of, weights_of
+from training.objective import Objective, prediction_of
+from training.pictures import to_pixels
 from training.prompts import Request, given_of, read_prompt
 from training.references import read_reference
+from training.trained import Levels, Spacing, Trained
 from warehouse.errors import SettingsError
 
 SHAPES: dict[str, Callable[[float, float, int], Weight]] = {"linear": linear, "triangle": triangle}
@@ -67,25 +68,33 @@ class TextEncoder(Protocol):
 class Sampling:
     """How to sample.
 
-    `num_steps` noise levels fall from `sigma_max` to `sigma_min` (Karras). `sampler`: a name that
-    `models.diffusers_samplers.sampler_named` knows. Two walk the levels that their objectives train instead:
-    `rectified_flow` its times, moved towards noise by `shift` (None: as the videos' size and length ask, Open-Sora
-    1.2), `iddpm` its steps, with the variances that were learned. `guidance`: weights at the first and the last frame,
-    or with the shape "triangle" at both ends and in the middle; `oscillating`: every second step after the tenth goes
-    without. `window`: latent frames that the network sees at once where a video has more (None: all), `overlap` of them
-    shared with the next window. `seamless`: the last frame goes on at the first. `repeats`: of each step, so that frames
-    that are given agree with the others in a network that was not trained with any. `loops`: pieces of a video, each
-    given the last `carry` latent frames of the one before. Latent frames are frames, unless the autoencoder compresses
-    time. `batch_size`: samples at once; it changes none of them.
+    `spacing`, `num_steps`, `sigma_min` and `sigma_max` are noise levels (`training.trained.Levels`); what is None is
+    as the weights say it, but for the spacing where a sigma is said: that is Karras's. `levels`: they themselves,
+    once the weights are known (`following`). `shift`: of a flow's times towards noise (None: as the weights ask for
+    it, and with the sampler rectified_flow for size and length). `sampler`: a name that
+    `models.diffusers_samplers.sampler_named` knows, some are for one objective (`training.guiding.OF_OBJECTIVE`).
+    `guidance`: weights at the first and the last frame, or with the shape "triangle" at both ends and in the middle;
+    `image_guidance`: the scale of the frames that join the input, apart from the text's (None: they are on both sides
+    of it); `guided_channels`: how many of the latents' first channels are guided, as 3 in Open-Sora 1.0 (None: all);
+    `oscillating`: every second step after the tenth goes without. `window`: latent frames that the network sees at
+    once where a video has more (None: all), `overlap` of them shared with the next window. `seamless`: the last frame
+    goes on at the first. `repeats`: of each step, so that frames that are given agree with the others in a network
+    that was not trained with any. `loops`: pieces of a video, each given the last `carry` latent frames of the one
+    before. Latent frames are frames, unless the autoencoder compresses time. `batch_size`: samples at once; it
+    changes none of them.
     """
 
-    num_steps: int = 16
+    num_steps: int | None = None
     sampler: str = "euler"
-    sigma_min: float = 0.02
-    sigma_max: float = 20.0
+    spacing: Spacing | None = None
+    sigma_min: float | None = None
+    sigma_max: float | None = None
     shift: float | None = None
+    levels: tuple[float, ...] | None = None
     guidance: tuple[float, float] = (3.0, 3.0)
     guidance_shape: str = "linear"
+    image_guidance: float | None = None
+    guided_channels: int | None = None
     oscillating: bool = False
     window: int | None = None
     overlap: int = 0
@@ -97,17 +106,12 @@ class Sampling:
 
     def __post_init__(self) -> None:
         sampler_named(self.sampler)
-        if not 0 < self.sigma_min < self.sigma_max or self.num_steps < 2:
-            raise SettingsError(
-                f"sigma_min {self.sigma_min}, sigma_max {self.sigma_max}, num_steps {self.num_steps}: "
-                f"expected "
-                "0 < sigma_min < sigma_max and at least 2 steps"
-            )
         if self.shift is not None and self.shift <= 0:
             raise SettingsError(f"shift is {self.shift}, expected a number above 0, or none")
-        if self.sampler == "iddpm" and self.window is not None:
+        if self.sampler == LEARNED and (self.window is not None or self.loops > 1):
             raise SettingsError(
-                "sampler is 'iddpm', whose variances cannot be blended over windows: expected no window, or sampler 'ddpm'"
+                f"sampler is {LEARNED!r}, whose variances cannot be blended over windows, and which cannot go on from a "
+                f"piece: expected no window and one piece, or sampler 'ddpm'"
             )
         if self.guidance_shape not in SHAPES:
             raise SettingsError(
@@ -132,28 +136,25 @@ class Sampling:
         window = min(num_frames, trained_frames)
         return replace(self, window=window, overlap=self.overlap or window // 2)
 
+    def following(self, trained: Trained, size: tuple[int, int, int] = (512, 512, 1)) -> Sampling:
+        """With the noise levels that the weights ask for where nothing else is said. Raises SettingsError.
+
+        `size`: height and width in pixels, and latent frames, which a flow's times are shifted for.
+        """
+        said = {name: getattr(self, name) for name in ("spacing", "num_steps", "sigma_min", "sigma_max")}
+        if said["sigma_min"] is not None or said["sigma_max"] is not None:
+            said["spacing"] = said["spacing"] or "karras"
+        levels = replace(trained.levels, **{name: value for name, value in said.items() if value is not None})
+        shift = flow_shift(*size) if self.sampler == "rectified_flow" else trained.objective.shift(*size)
+        shift = shift if self.shift is None else self.shift
+        return replace(self, levels=tuple(levels.sigmas(trained.objective, shift).tolist()))
+
     @property
     def sigmas(self) -> Tensor:
-        """Falling noise levels with a closing 0; the first is infinite with `rectified_flow`."""
-        if self.sampler == "rectified_flow":
-            return flow_sigmas(self.num_steps, 1.0 if self.shift is None else self.shift)
-        if self.sampler == "iddpm":
-            return STEPS.respaced(self.num_steps)
-        return karras_sigmas(self.num_steps, self.sigma_min, self.sigma_max)
-
-    def of_size(self, height_px: int, width_px: int, latent_frames: int) -> Sampling:
-        """With the shift for videos of this size and length, where none is set."""
-        shift = flow_shift(height_px, width_px, latent_frames)
-        return self if self.shift is not None else replace(self, shift=shift)
-
-    def check_objective(self, objective: str) -> None:
-        """Raises SettingsError where a network that was trained so cannot be walked with this sampler."""
-        wanted = {"rectified_flow": "flow", "iddpm": "iddpm"}.get(self.sampler, objective)
-        if wanted != objective:
-            raise SettingsError(
-                f"sampler is {self.sampler!r} and the network was trained as {objective}, expected objective {wanted}; "
-                f"train with it, or choose another sampler"
-            )
+        """Falling noise levels with a closing 0; before the weights are known, those of the sampler's objective."""
+        objective = Objective(OF_OBJECTIVE.get(self.sampler, "edm"))
+        levels = self.levels or self.following(Trained(objective, Levels.of(objective))).levels
+        return torch.tensor(levels, dtype=torch.float64)
 
     def check_frames(self, num_frames: int) -> None:
         """Raises SettingsError where windows or pieces do not fit a piece of this many latent frames."""
@@ -190,25 +191,30 @@ def sample_latents(
     told: bool = False,
     loop: int = 0,
     preconditioning: Preconditioning = SVD,
+    empty: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """Latents (B, C, T, h, w) of one clip for each seed; shape: (C, T, h, w).
 
     `given`: frames to go on from; `told`: whether the network was trained with such. `loop`: number of the piece, which
-    has noise of its own. `preconditioning`: of the objective that the network was trained with. The network says a
-    variance too for the sampler `iddpm` alone.
+    has noise of its own. `preconditioning`: of the objective that the network was trained with. `empty`: as
+    `training.guiding.sides_of` has it. The network says variances too where the sampler is `training.guiding.LEARNED`.
     """
     piece = () if loop == 0 else ("loop", loop)
-    generators = [generator("sample", seed, *piece) for seed in seeds]
-    sigmas = sampling.sigmas
-    first = initial_latents((len(seeds), *shape), sigmas[0].item(), generators).to(conditioning.text_BLD)
-    denoise = _denoiser(preconditioning, network, conditioning, shape[1], sampling)
-    if given is not None and sampling.sampler == "iddpm":
+    generators, sigmas = [generator("sample", seed, *piece) for seed in seeds], sampling.sigmas
+    highest = float(sigmas[0])
+    first = initial_latents((len(seeds), *shape), highest, generators).to(conditioning.text_BLD)
+    sides = sides_of(conditioning, shape[0], sampling.image_guidance is not None, empty)
+    weights = weights_of(
+        sampling.weight(shape[1]), sampling.image_guidance, sampling.guided_channels, shape[0]
+    )
+    if given is not None and sampling.sampler == LEARNED:
         raise SettingsError(
-            "sampler is 'iddpm', which cannot go on from given frames: expected none, or sampler 'ddpm'"
+            f"sampler is {LEARNED!r}, which cannot go on from given frames: expected none, or sampler 'ddpm'"
         )
+    denoise = _denoiser(preconditioning, network, sides, weights, shape[1], sampling)
     if given is not None:
         denoise = telling(denoise, given) if told else holding(denoise, given)
-        first = given.start(first, sigmas[0].item())
+        first = given.start(first, highest)
     sampler = sampler_named(sampling.sampler)
     sampler = repeated(sampler, sampling.repeats) if sampling.repeats > 1 else sampler
     made = sampler(denoise, first, sigmas, noise_of(generators))
@@ -218,12 +224,12 @@ def sample_latents(
 def _denoiser(
     preconditioning: Preconditioning,
     network: Network,
-    conditioning: Conditioning,
+    sides: Sequence[Conditioning],
+    weights: Sequence[Weight],
     num_frames: int,
     sampling: Sampling,
 ) -> FrameDenoiser | VarianceDenoiser:
-    sides, weights = with_and_without_text(conditioning), [sampling.weight(num_frames)]
-    if sampling.sampler == "iddpm":
+    if sampling.sampler == LEARNED:
         return guided_with_variance(preconditioning, network, sides, weights)
     if sampling.window is None:
         return guided_denoiser(preconditioning, network, sides, weights)
@@ -244,6 +250,8 @@ class _Sampler:
     references: dict[str, Tensor]
     texts: list[tuple[Tensor, Tensor]]
     """Tokens and mask of every request, for each piece."""
+    empty: tuple[Tensor, Tensor] | None
+    """Of no text, where the network was told it so."""
     sampling: Sampling
 
     def video(self, requests: Sequence[Request], first: int, seed: int) -> Tensor:
@@ -268,6 +276,7 @@ class _Sampler:
                 told=self.told,
                 loop=loop,
                 preconditioning=self.preconditioning,
+                empty=self.empty,
             )
 
         return continued(make, self.sampling.loops, self.sampling.carry)
@@ -303,7 +312,8 @@ def sample_videos(
 
     Raises:
         InputError: the autoencoder does not take so many frames; nothing was computed then.
-        SettingsError: windows, pieces or frames that are given do not fit; nothing was sampled then.
+        SettingsError: windows, pieces or frames that are given do not fit, or the weights cannot be sampled so; nothing
+            was sampled then.
     """
     sampling = sampling or Sampling()
     latent_frames = autoencoder.latent_frames(num_frames)
@@ -312,6 +322,9 @@ def sample_videos(
     for request in requests:
         request.check_loops(sampling.loops)
     loaded = load_weights(weights)
+    trained = Trained.of(loaded.origin)
+    check_network(loaded.config, trained, sampling.sampler, sampling.image_guidance, latent_frames)
+    sampling = sampling.following(trained, (height_px, width_px, latent_frames))
     names = {name for request in requests for name in request.references}
     references = {
         name: read_reference(Path(name), autoencoder, height_px, width_px, fps).float().to(device)
@@ -319,19 +332,19 @@ def sample_videos(
     }
     for request in requests:
         request.check_fit(references, latent_frames)
-    scale, recipe = autoencoder.downsampling, loaded.origin.get("recipe", loaded.origin)
-    objective, network = recipe.get("objective", "edm"), loaded.network().to(device)
-    sampling.check_objective(objective)
+    scale, recipe = autoencoder.downsampling, loaded.origin.get("recipe", {})
+    network = loaded.network().to(device)
     shared = _Sampler(
-        network if sampling.sampler == "iddpm" else prediction_of(network, loaded.config),
-        PRECONDITIONINGS[objective],
+        network if sampling.sampler == LEARNED else prediction_of(network, loaded.config),
+        trained.objective.preconditioning,
         any(recipe.get("given", {}).values()),
         (loaded.config.latent_channels, latent_frames, height_px // scale, width_px // scale),
-        torch.tensor([fps, motion_bucket], device=device),
+        torch.tensor([fps - trained.fps_less, motion_bucket], device=device),
         torch.tensor([height_px, width_px, height_px / width_px], device=device),
         references,
-        [_encoded(text_encoder, requests, loop, device) for loop in range(sampling.loops)],
-        sampling.of_size(height_px, width_px, latent_frames),
+        [_encoded(text_encoder, [r.text(loop) for r in requests], device) for loop in range(sampling.loops)],
+        _encoded(text_encoder, [""], device) if trained.empty_text else None,
+        sampling,
     )
     videos = []
     for start in range(0, len(requests), sampling.batch_size):
@@ -341,50 +354,6 @@ def sample_videos(
     return np.concatenate(videos)
 
 
-def _encoded(
-    text_encoder: TextEncoder, requests: Sequence[Request], loop: int, device: str
-) -> tuple[Tensor, Tensor]:
-    text_BLD, mask_BL = text_encoder.encode([request.text(loop) for request in requests])
+def _encoded(text_encoder: TextEncoder, texts: Sequence[str], device: str) -> tuple[Tensor, Tensor]:
+    text_BLD, mask_BL = text_encoder.encode(texts)
     return text_BLD.float().to(device), mask_BL.bool().to(device)
-
-
-def to_pixels(x_BTCHW: Tensor) -> np.ndarray:
-    """uint8 (B, T, H, W, 3) of frames in [-1, 1]; what lies outside is clipped."""
-    return ((x_BTCHW.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).movedim(2, -1).cpu().numpy()
-
-
-def write_video(path: Path, frames_THWC: np.ndarray, fps: float) -> None:
-    """An mp4 (H.264) of uint8 RGB frames; height and width must be even. Needs PyAV."""
-    import av
-
-    temporary = path.with_name(f"{path.name}.tmp")
-    with av.open(str(temporary), "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
-        stream.height, stream.width = frames_THWC.shape[1:3]
-        stream.pix_fmt, stream.options = "yuv420p", {"crf": "14"}
-        for frame in frames_THWC:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode())
-    temporary.replace(path)
-
-
-def contact_sheet(videos_BTHWC: np.ndarray, num_columns: int = 8, scale: int = 1) -> np.ndarray:
-    """Middle frames side by side, uint8 (rows H scale, columns W scale, 3); cells without a video are
-    black.
-    """
-    middle = videos_BTHWC[:, videos_BTHWC.shape[1] // 2].repeat(scale, 1).repeat(scale, 2)
-    num, height, width, _ = middle.shape
-    num_rows = -(-num // num_columns)
-    cells = np.zeros((num_rows * num_columns, height, width, 3), np.uint8)
-    cells[:num] = middle
-    rows = cells.reshape(num_rows, num_columns, height, width, 3).swapaxes(1, 2)
-    return rows.reshape(num_rows * height, num_columns * width, 3)
-
-
-def write_image(path: Path, image_HWC: np.ndarray) -> None:
-    """A PNG of a uint8 RGB image. Needs Pillow."""
-    from PIL import Image
-
-    temporary = path.with_name(f"{path.name}.tmp")
-    Image.fromarray(image_HWC).save(temporary, format="PNG")
-    temporary.replace(path)

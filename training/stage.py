@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy
+from torch import Tensor
 
 from models.attention import use_attention
 from models.counting import network_of
@@ -37,8 +38,11 @@ from training.job import Job, finished
 from training.module import LatentDiffusion
 from training.recipe import Recipe
 from training.stop import StopRequest
+from training.trained import TRAINED, Trained
 from warehouse.errors import SettingsError
 from warehouse.reader import PackedDataset
+
+log = logging.getLogger(__name__)
 
 
 def run_stage(job: Job, out: Path, pass_on: Emit, stop: StopRequest) -> dict[str, Any] | None:
@@ -78,14 +82,11 @@ def build(job: Job, dataset: PackedDataset) -> LatentDiffusion:
     use_attention(network, job.recipe.attention)
     use_recompute(network, job.recipe.recompute, job.recipe.recompute_keep_first)
     _check_fit(job.recipe, dataset)
-    if job.init_from is None:
-        edges = dataset_motion_edges(dataset)
-    else:
-        earlier = load_weights(Path(job.init_from))
+    earlier = None if job.init_from is None else load_weights(Path(job.init_from))
+    if earlier is not None:
         _check_objective(job.recipe, earlier)
         start_from(network, earlier)
-        edges = earlier.motion_edges  # a bucket means the same motion in every stage
-    return LatentDiffusion(job.recipe, network, edges)
+    return LatentDiffusion(job.recipe, network, _motion_edges(dataset, earlier))
 
 
 def _check_fit(recipe: Recipe, dataset: PackedDataset) -> None:
@@ -102,13 +103,30 @@ def _check_fit(recipe: Recipe, dataset: PackedDataset) -> None:
 
 
 def _check_objective(recipe: Recipe, earlier: Weights) -> None:
-    """A network is told noise levels in the numbers of its objective. What was imported does not say which it had."""
-    had = earlier.origin.get("recipe", {}).get("objective", recipe.objective)
-    if had != recipe.objective:
+    """A network is told noise levels in the numbers of its objective. What was imported may learn others, which is said:
+    so SVD began with Stable Diffusion.
+    """
+    had, has = Trained.of(earlier.origin).objective, recipe.objective
+    if (had.name, had.betas) == (has.name, has.betas):
+        return
+    if "recipe" in earlier.origin:
         raise SettingsError(
-            f"objective is {recipe.objective}, but the earlier weights were trained with {had}: give both stages one, or "
-            f"start from other weights"
+            f"objective is {has.name} with betas {has.betas}, but the earlier weights were trained with {had.name} and "
+            f"{had.betas}: give both stages one, or start from other weights"
         )
+    if TRAINED in earlier.origin:
+        log.warning(
+            "imported weights were trained with objective %s (betas %s) and go on with %s: they have to learn anew what "
+            "noise levels they are told; set objective to theirs where there is little to train on",
+            *(had.name, had.betas, has.name),
+        )
+
+
+def _motion_edges(dataset: PackedDataset, earlier: Weights | None) -> Tensor:
+    """A bucket means the same motion in every stage. Weights of others, and of clips without scores, have no edges."""
+    if earlier is not None and earlier.motion_edges.any():
+        return earlier.motion_edges
+    return dataset_motion_edges(dataset)
 
 
 def _claim_folder(out: Path, described: dict[str, Any]) -> None:

@@ -146,7 +146,7 @@ def _facts(described: Mapping[str, Any], steps: Sequence[Mapping[str, Any]]) -> 
         ("trained on", "single frames" if recipe["single_frames"] else "clips"),
         ("batch", str(recipe["batch_size"])),
         ("learning rate", short(recipe["lr"])),
-        ("noise", f"ln σ ~ N({recipe['p_mean']:g}, {recipe['p_std']:g}²)"),
+        ("noise", _noise(recipe)),
         ("text dropout", f"{recipe['text_dropout']:.0%}"),
         ("began from", "an earlier stage's weights" if described["init_from"] else "random weights"),
     ]
@@ -156,6 +156,16 @@ def _facts(described: Mapping[str, Any], steps: Sequence[Mapping[str, Any]]) -> 
         facts.append(("time a step", f"{times[len(times) // 2]:.3f} s"))
         facts.append(("waiting for data", f"{waits[len(waits) // 2]:.1%}"))
     return facts
+
+
+def _noise(recipe: Mapping[str, Any]) -> str:
+    """What the network says, and of how much noise; runs before there was a choice do not name it."""
+    objective = recipe.get("objective", {"name": "edm"})
+    if objective["name"] not in ("edm", "flow"):
+        return f"{objective['name']}, 1000 steps of {objective['betas'].replace('_', ' ')} betas"
+    if objective.get("times") == "uniform":
+        return f"flow, uniform times shifted by exp({recipe['p_mean']:g})"
+    return f"{objective['name']}, ln σ ~ N({recipe['p_mean']:g}, {recipe['p_std']:g}²)"
 
 
 def _loss_chart(stage: str, steps: Sequence[Mapping[str, Any]]) -> Markup:

@@ -1,0 +1,289 @@
+"""Weights of others, imported: what is known of them, and samples that equal those of diffusers' own pipelines."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import pytest
+import tiny_stage
+import torch
+from PIL import Image
+from test_cli import Run, run
+from test_publish import IMAGES, VIDEO, save_image_encoder, save_run
+from test_text_encoder import save_tokenizer
+from torch import nn
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from flows.sample import sample
+from models.autoencoder import load_autoencoder
+from models.conditioning import Conditioning
+from models.image_encoder import load_image_encoder
+from models.layouts import unet_diffusers, write_weights
+from models.networks import NETWORKS
+from models.samplers import initial_latents
+from models.unet_config import to_diffusers
+from training.checkpoints import WEIGHTS, Weights, load_weights, read_origin, save_weights
+from training.draws import generator
+from training.imported import import_weights
+from training.objective import Objective
+from training.publish import export_diffusers
+from training.published import of_scheduler, trained_as
+from training.sample import Sampling, sample_latents
+from training.stage import build
+from training.trained import Levels, Trained
+from warehouse.errors import WeightsError
+from warehouse.reader import PackedDataset
+
+__all__ = ["run"]
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")
+
+SCALED = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+V2 = {"_class_name": "EulerDiscreteScheduler", "prediction_type": "v_prediction", **SCALED}
+
+
+def stable_diffusion(folder: Path, scheduler: Any) -> Any:
+    """A pipeline of random weights, saved to a folder."""
+    save_run(folder / "run", IMAGES)
+    kind, settings = to_diffusers(IMAGES)
+    unet = getattr(diffusers, kind)(**settings, sample_size=8)
+    unet.load_state_dict(write_weights(load_weights(folder / "run").network(), unet_diffusers(IMAGES)))
+    torch.manual_seed(1)
+    sizes = {"hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    words = {
+        "vocab_size": 32,
+        "max_position_embeddings": 10,
+        "eos_token_id": 1,
+        "pad_token_id": 0,
+        "bos_token_id": 0,
+    }
+    tokenizer = save_tokenizer(folder / "tokenizer")
+    tokenizer.model_max_length = 10
+    vae = diffusers.AutoencoderKL(
+        down_block_types=["DownEncoderBlock2D"] * 2,
+        up_block_types=["UpDecoderBlock2D"] * 2,
+        block_out_channels=[8, 8],
+        norm_num_groups=4,
+        latent_channels=4,
+    )
+    pipeline = diffusers.StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=CLIPTextModel(CLIPTextConfig(**sizes, **words)),
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.save_pretrained(folder / "pipeline")
+    return pipeline
+
+
+SCHEDULERS = {
+    "v, leading": ("EulerDiscreteScheduler", {"prediction_type": "v_prediction", "steps_offset": 1}),
+    "epsilon, leading": ("EulerDiscreteScheduler", {"steps_offset": 1}),
+    "zero SNR": (
+        "DDIMScheduler",
+        {
+            "prediction_type": "v_prediction",
+            "rescale_betas_zero_snr": True,
+            "timestep_spacing": "trailing",
+            "steps_offset": 1,
+        },
+    ),
+    "sample": ("DDIMScheduler", {"prediction_type": "sample", "steps_offset": 1}),
+}
+
+
+@pytest.mark.parametrize("kind", SCHEDULERS)
+def test_a_folder_of_stable_diffusion_is_sampled_as_its_own_pipeline_does(
+    run: Run, tmp_path: Path, kind: str
+) -> None:
+    name, settings = SCHEDULERS[kind]
+    if name == "DDIMScheduler":
+        settings = {"clip_sample": False, "set_alpha_to_one": True, **settings}
+    settings = {"timestep_spacing": "leading", **SCALED, **settings}
+    pipeline = stable_diffusion(tmp_path, getattr(diffusers, name)(**settings))
+    code, said = run("import-weights", tmp_path / "pipeline", tmp_path / "imported", "--json")
+    assert code == 0, said
+    noise = initial_latents((1, 4, 1, 8, 12), 0.0, [generator("sample", 5)])[:, :, 0]
+    prompt = "a red circle"  # of 5 steps, since of 6 diffusers' DDIM goes beside the levels that it visits
+    their_options = {"height": 16, "width": 24, "num_inference_steps": 5, "guidance_scale": 4.0}
+    theirs = pipeline(prompt, **their_options, latents=noise, output_type="np").images[0]
+    encoders = {name: str(tmp_path / "pipeline") for name in ("autoencoder", "text_encoder")}
+    subfolders = {"autoencoder_subfolder": "vae", "text_subfolder": "text_encoder"}
+    subfolders |= {"tokenizer_subfolder": "tokenizer"}
+    flags = {"encode": encoders | subfolders | {"buckets": ["8x16x24"]}}
+    ours = sample(
+        flags,
+        prompts=[prompt],
+        run=tmp_path / "imported",
+        out=tmp_path / "out",
+        seed=5,
+        sampling=Sampling(num_steps=5, guidance=(4.0, 4.0)),
+    ).frames_BTHWC
+    assert ours.shape == (1, 1, 16, 24, 3) and theirs.std() > 0.05
+    difference = np.abs(ours[0, 0].astype(float) - theirs * 255)
+    assert difference.max() <= 0.5 + 0.05, "but for rounding to 8 bits"
+
+
+@torch.no_grad()
+def test_a_folder_of_stable_video_diffusion_is_sampled_as_its_own_pipeline_does(tmp_path: Path) -> None:
+    save_run(tmp_path / "run", VIDEO)
+    autoencoder = load_autoencoder("embedded")
+    encoder = load_image_encoder(save_image_encoder(tmp_path / "clip"))
+    export_diffusers(tmp_path / "run", tmp_path / "pipeline", autoencoder, encoder)
+    import_weights(tmp_path / "pipeline", tmp_path / "imported")
+    imported = load_weights(tmp_path / "imported")
+    trained = Trained.of(imported.origin)
+    assert trained == Trained(Objective(), Levels("karras", 25, 0.002, 700.0), fps_less=1.0)
+
+    pipeline = diffusers.StableVideoDiffusionPipeline.from_pretrained(tmp_path / "pipeline")
+    pipeline.set_progress_bar_config(disable=True)
+    for name, module in pipeline.unet.named_modules():
+        if isinstance(module, nn.GroupNorm) and "res_block" in name:
+            module.eps = 1e-5  # diffusers has 1e-6 there
+    picture = np.random.default_rng(1).integers(0, 256, (64, 96, 3), np.uint8)
+    noise = initial_latents((1, 4, 3, 8, 12), 0.0, [generator("sample", 5)])
+    guidance = {"min_guidance_scale": 1.0, "max_guidance_scale": 2.5}
+    size = {"height": 64, "width": 96, "num_frames": 3}
+    told_of = {"fps": 8, "motion_bucket_id": 100, "noise_aug_strength": 0.0}
+    theirs = pipeline(
+        Image.fromarray(picture),
+        **size,
+        **guidance,
+        **told_of,
+        num_inference_steps=25,
+        latents=noise.movedim(1, 2),
+        output_type="latent",
+    ).frames
+    x_BCHW = torch.from_numpy(picture).movedim(-1, 0)[None] / 127.5 - 1
+    told = Conditioning(
+        encoder.encode(x_BCHW),
+        torch.ones(1, 1, dtype=torch.bool),
+        torch.tensor([[8.0 - trained.fps_less, 100.0, 0.0]]),
+        frames_BCTHW=autoencoder.encode(x_BCHW[:, None]).movedim(1, 2).expand(-1, -1, 3, -1, -1),
+    )
+    ours = sample_latents(
+        imported.network(),
+        told,
+        (4, 3, 8, 12),
+        [5],
+        Sampling(guidance=(1.0, 2.5)).following(trained),
+        preconditioning=trained.objective.preconditioning,
+    )
+    torch.testing.assert_close(ours.movedim(1, 2), theirs, atol=2e-4 * float(theirs.std()), rtol=0)
+
+
+def test_every_published_network_is_known_by_its_name() -> None:
+    found = {name: trained_as(Path("file"), named.config, name) for name, named in NETWORKS.items()}
+    assert {name for name, one in found.items() if one.single_frames} == {
+        name for name, named in NETWORKS.items() if named.latent[0] == 1
+    }
+    said = {
+        "svd-i2v": ("edm", "karras", 700.0),
+        "sd21": ("v", "leading", 14.6146),
+        "sd15-inpainting": ("epsilon", "leading", 14.6146),
+        "dit-xl-2": ("iddpm", "linspace", 157.4072),
+        "pixart-xl-2-512": ("iddpm", "linspace", 157.4072),
+        "latte-t2v": ("iddpm", "linspace", 157.4072),
+        "stdit2-xl-2": ("iddpm", "linspace", 157.4072),
+    }
+    for name, (objective, spacing, highest) in said.items():
+        trained = found[name]
+        assert (trained.objective.name, trained.levels.spacing) == (objective, spacing)
+        assert float(trained.levels.sigmas(trained.objective)[0]) == pytest.approx(
+            highest if spacing == "linspace" else {"edm": 700.0}.get(objective, 13.1204), rel=1e-4
+        )
+        assert trained.levels.sigma_max == pytest.approx(highest, rel=1e-4)
+    assert found["stdit3-xl-2"].objective == Objective("flow", size_shift=True)
+    assert found["open-sora-plan-1.3"].objective.zero_terminal_snr
+    assert {one.fps_less for name, one in found.items() if name.startswith("svd")} == {1.0}
+    for name, one in found.items():
+        origin = json.loads(json.dumps({"trained": asdict(one)}))
+        assert Trained.of(origin) == one, name
+
+
+@pytest.mark.parametrize(
+    ("changes", "name", "spacing"),
+    [
+        ({}, "v", "linspace"),
+        ({"prediction_type": "epsilon", "timestep_spacing": "trailing"}, "epsilon", "trailing"),
+        ({"_class_name": "DDIMScheduler"}, "v", "leading"),
+        ({"use_karras_sigmas": True}, "v", "karras"),
+        ({"timestep_type": "continuous"}, "edm", "karras"),
+    ],
+)
+def test_a_scheduler_tells_objective_and_levels(changes: dict, name: str, spacing: str) -> None:
+    trained = of_scheduler(V2 | changes, IMAGES)
+    assert (trained.objective.name, trained.levels.spacing) == (name, spacing)
+    transformer = of_scheduler({"beta_schedule": "linear"}, NETWORKS["dit-xl-2"].config)
+    assert transformer.objective == Objective("iddpm")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"prediction_type": "flow_prediction"}, "prediction_type flow_prediction: expected one of epsilon"),
+        ({"beta_end": 0.02}, "beta_start 0.00085, beta_end 0.02"),
+        ({"num_train_timesteps": 500}, "num_train_timesteps 500"),
+        ({"beta_schedule": "laplace"}, "beta_schedule laplace"),
+    ],
+)
+def test_a_scheduler_that_no_objective_here_is_like_is_refused(changes: dict, message: str) -> None:
+    with pytest.raises(WeightsError, match=message):
+        of_scheduler(V2 | changes, IMAGES)
+
+
+def test_weights_that_do_not_tell_must_be_told_of(tmp_path: Path) -> None:
+    save_run(tmp_path / "run", IMAGES)
+    export_diffusers(tmp_path / "run", tmp_path / "pipeline")
+    (tmp_path / "pipeline" / "unet").rename(tmp_path / "alone")
+    with pytest.raises(WeightsError, match="alone does not tell what its network says of a noisy clip"):
+        import_weights(tmp_path / "alone", tmp_path / "imported")
+    with pytest.raises(WeightsError, match="objective is 'velocity', expected one of edm"):
+        import_weights(tmp_path / "alone", tmp_path / "imported", objective="velocity")
+    import_weights(tmp_path / "alone", tmp_path / "imported", objective="epsilon")
+    trained = Trained.of(read_origin(tmp_path / "imported"))
+    assert (trained.objective, trained.single_frames) == (Objective("epsilon", "scaled_linear"), True)
+
+
+def test_a_stage_from_an_import_takes_the_datasets_edges_of_motion(tmp_path: Path) -> None:
+    """Without any of its own, every clip that moves would be told bucket 255."""
+    job = tiny_stage.job(tmp_path)
+    dataset = PackedDataset.open(job.dataset)
+    config = job.recipe.network
+    own = build(job, dataset)
+    origin = {"imported": "theirs", "trained": asdict(Trained())}
+    (tmp_path / "imported").mkdir()
+    tensors = own.network.state_dict()
+    save_weights(tmp_path / "imported" / WEIGHTS, Weights(config, tensors, torch.zeros(255), origin))
+    from_theirs = build(replace(job, init_from=str(tmp_path / "imported")), dataset)
+    assert from_theirs.motion_edges.diff().max() > 0
+    assert torch.equal(from_theirs.motion_edges, own.motion_edges)
+    (tmp_path / "earlier").mkdir()
+    edges = torch.linspace(0.5, 1.5, 255)
+    save_weights(tmp_path / "earlier" / WEIGHTS, Weights(config, tensors, edges, {}))
+    assert torch.equal(build(replace(job, init_from=str(tmp_path / "earlier")), dataset).motion_edges, edges)
+
+
+def test_an_import_may_learn_another_objective_and_that_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    job = tiny_stage.job(tmp_path)
+    dataset = PackedDataset.open(job.dataset)
+    tensors = build(job, dataset).network.state_dict()
+    for name in ("edm", "v"):
+        origin = {"imported": "theirs", "trained": asdict(Trained(Objective(name)))}
+        (tmp_path / name).mkdir()
+        weights = Weights(job.recipe.network, tensors, torch.zeros(255), origin)
+        save_weights(tmp_path / name / WEIGHTS, weights)
+        build(replace(job, init_from=str(tmp_path / name)), dataset)
+        said = "trained with objective v (betas linear) and go on with edm" in caplog.text
+        assert said == (name == "v")
