@@ -79,7 +79,10 @@ def pack(
 
 def train(
     recipe: Annotated[
-        str, typer.Argument(help="images, video, high_quality, or a JSON file of all settings.")
+        str,
+        typer.Argument(
+            help="images, video, high_quality, image_to_video, interpolation, or a JSON file of all settings."
+        ),
     ],
     warehouse: Warehouse = None,
     dataset: Annotated[str | None, typer.Option(help="A packed dataset; default: the warehouse's.")] = None,

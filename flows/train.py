@@ -16,6 +16,8 @@ from prefect import flow
 from flows.plans import current_settings
 from flows.prepare import encode_kept, pack_kept
 from flows.settings import Settings, TrainParams, load_settings
+from models.conditioning import NUMBERS
+from models.networks import NetworkConfig
 from models.video_unet import VideoUNetConfig
 from tasks.progress import note
 from tasks.training import train_stage
@@ -28,6 +30,9 @@ from warehouse.store import Store, check_folder
 
 STAGES = ("images", "video", "high_quality")
 """Recipes in the order in which one stage's weights go into the next."""
+
+SHOWN = ("image_to_video", "interpolation")
+"""Recipes whose networks are shown frames; each starts from the stage `video`."""
 
 
 @flow(name="train-stage-1", flow_run_name="train-images", persist_result=False)
@@ -57,11 +62,12 @@ def train_to(
     """Trains a stage, and before it the stages that it builds on; returns the folder of its run.
 
     Args:
-        stage: one of `STAGES`, or a JSON file with a recipe of one's own, which starts from `init_from` alone.
+        stage: one of `STAGES` or `SHOWN`, or a JSON file with a recipe of one's own, which starts from `init_from` alone.
         init_from: weights to start from instead of the stage before.
     """
-    alone = init_from is not None or stage not in STAGES
-    return train_chain([stage] if alone else STAGES[: STAGES.index(stage) + 1], flags, toml, init_from)[-1]
+    before = STAGES[:2] if stage in SHOWN else STAGES[: STAGES.index(stage)] if stage in STAGES else ()
+    chain = [stage] if init_from is not None else [*before, stage]
+    return train_chain(chain, flags, toml, init_from)[-1]
 
 
 def train_chain(
@@ -105,11 +111,22 @@ def _names(changes: Mapping[str, Any], part: str) -> bool:
 
 
 def _following(recipe: Recipe, leader: Recipe, part: str) -> Recipe:
-    """A recipe with a part of another one's; a UNet without temporal layers where it trains on single frames."""
+    """A recipe with a part of another one's; a UNet without temporal layers where it trains on single frames, and shown
+    the frames that the recipe itself says.
+    """
     value = getattr(leader, part)
     if isinstance(value, VideoUNetConfig):
-        value = replace(value, temporal=not recipe.single_frames)
+        value = _shown_as(replace(value, temporal=not recipe.single_frames), recipe.network)
     return replace(recipe, **{part: value})
+
+
+def _shown_as(network: VideoUNetConfig, own: NetworkConfig) -> VideoUNetConfig:
+    """A network that is shown no frames, or those that another one is shown."""
+    if not isinstance(own, VideoUNetConfig) or not own.condition_channels:
+        numbers = min(network.num_numbers, len(NUMBERS))
+        return replace(network, condition_channels=0, missing_size=(), num_numbers=numbers)
+    shown = {"missing_size": own.missing_size, "num_numbers": own.num_numbers}
+    return replace(network, condition_channels=network.latent_channels, **shown)
 
 
 def runs_folder(settings: Settings) -> Path:

@@ -21,6 +21,7 @@ MANIFEST = Manifest(
     text_shape=(5, 6),
     encoders={"autoencoder": "a", "text_encoder": "b"},
     encoding={"buckets": ["4x16x16"], "cleaning": {"t5": True}},
+    latent_scaling={"scale": [0.5, 0.5, 0.5, 0.25], "shift": [0.0, 0.0, 0.0, 1.0]},
 )
 
 
@@ -32,9 +33,16 @@ def arrays_of(clip_id: str, num_frames: int = 4) -> tuple[np.ndarray, np.ndarray
 
 
 def rows(
-    num_clips: int, num_frames: int = 4, batch_size: int = 7, held_out: float = 0.2, spread: float = 1.0
+    num_clips: int,
+    num_frames: int = 4,
+    batch_size: int = 7,
+    held_out: float = 0.2,
+    spread: float = 1.0,
+    still: bool = False,
 ) -> Iterator[tuple[str, pa.RecordBatch]]:
-    """Clips c<frames>-0000.. of three to a video; every third has no motion score. Latents are N(0, spread²)."""
+    """Clips c<frames>-0000.. of three to a video; every third has no motion score. Latents are N(0, spread²),
+    those of a still clip the same in all frames.
+    """
     clip_ids = [f"c{num_frames}-{i:04d}" for i in range(num_clips)]
     video_ids = [f"v{num_frames}-{i // 3}" for i in range(num_clips)]
     splits = split_videos(video_ids, held_out)
@@ -44,6 +52,8 @@ def rows(
         latents, text, mask = (
             np.stack(column) for column in zip(*(arrays_of(i, num_frames) for i in chosen), strict=True)
         )
+        if still:
+            latents = np.repeat(latents[:, :1], num_frames, axis=1)
         motion = [None if int(i[-4:]) % 3 == 0 else int(i[-4:]) / 10 for i in chosen]
         batch = clip_batch(
             clip_ids=chosen,

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from models.conditioning import Conditioning, motion_bucket, motion_edges
+from models.conditioning import Conditioning, drop_text, motion_bucket, motion_edges
+from models.joined_frames import joined
+from training.joined import Joiner
 from training.recipe import Recipe
 from warehouse.errors import DatasetError
 from warehouse.manifest import HELD_OUT, TRAIN
@@ -23,7 +25,9 @@ class Batch:
     """One rank's slice of the global batch at `position`.
 
     `latents_BCTHW`: float32. `motion_B`: scores, NaN where unknown. `size_B3`: height and width in pixels, and height
-    over width. `clip_ids`: of the clips, for messages.
+    over width. `clip_ids`: of the clips, for messages. `joined_BCFHW`: one or two frames of each clip, noised, as the
+    autoencoder's own latents, for networks that are shown them (`models.joined_frames`); `joined_sigma_B`: the noise on
+    them; `silent_B`: bool, clips without text because these frames were dropped with it. None for other networks.
     """
 
     position: int
@@ -34,6 +38,9 @@ class Batch:
     fps_B: Tensor
     motion_B: Tensor
     size_B3: Tensor
+    joined_BCFHW: Tensor | None = None
+    joined_sigma_B: Tensor | None = None
+    silent_B: Tensor | None = None
 
     def to(self, device: torch.device, **options: object) -> Batch:
         """Lightning's way to move a batch."""
@@ -44,7 +51,11 @@ class Batch:
         """What the network is told, with motion as the bucket between `edges`; no clip has a class."""
         numbers_BN = torch.stack([self.fps_B, motion_bucket(self.motion_B, edges)], dim=1)
         no_label_B = torch.full_like(self.fps_B, torch.nan)
-        return Conditioning(self.text_BLD, self.mask_BL, numbers_BN, no_label_B, self.size_B3)
+        told = Conditioning(self.text_BLD, self.mask_BL, numbers_BN, no_label_B, self.size_B3)
+        if self.joined_BCFHW is None:
+            return told
+        told = replace(told, numbers_BN=torch.cat([numbers_BN, self.joined_sigma_B[:, None]], dim=1))
+        return drop_text(joined(told, self.joined_BCFHW, self.latents_BCTHW.shape[2]), self.silent_B)
 
 
 def to_batch(clips: Clips, position: int, downsampling: int, frame_B: np.ndarray | None = None) -> Batch:
@@ -75,6 +86,7 @@ class TrainingClips(IterableDataset[Batch]):
         self.rank, self.num_ranks = rank, num_ranks
         self.order: BatchOrder = dataset.order(recipe.batch_size, recipe.seed, recipe.shuffle_window)
         self.order.check_ranks(num_ranks)
+        self.joiner = Joiner.of(recipe, dataset)
 
     def __iter__(self) -> Iterator[Batch]:
         info = get_worker_info()
@@ -88,7 +100,11 @@ class TrainingClips(IterableDataset[Batch]):
         for plan, clips in self.dataset.read_batches(self.order, self.position, **reading):
             single = self.recipe.single_frames
             frame_B = frame_choice(clips, plan.epoch_B, self.recipe.seed) if single else None
-            yield to_batch(clips, plan.position, self.dataset.manifest.downsampling, frame_B)
+            batch = to_batch(clips, plan.position, self.dataset.manifest.downsampling, frame_B)
+            if self.joiner is not None:
+                shown = self.joiner.training(batch.latents_BCTHW, plan.position, self.rank)
+                batch = replace(batch, **vars(shown))
+            yield batch
 
 
 def training_loader(clips: TrainingClips, num_workers: int) -> DataLoader[Batch]:
@@ -104,13 +120,16 @@ def held_out_batches(dataset: PackedDataset, recipe: Recipe) -> list[Batch]:
     out.
     """
     batches: list[Batch] = []
-    left = recipe.evaluate_clips
+    left, joiner = recipe.evaluate_clips, Joiner.of(recipe, dataset)
     for _, clips in dataset.read_split(HELD_OUT):
         some = clips.take(np.arange(min(left, len(clips))))
         if not len(some):
             break
         frame_B = frame_choice(some, np.zeros(len(some)), recipe.seed) if recipe.single_frames else None
-        batches.append(to_batch(some, len(batches), dataset.manifest.downsampling, frame_B))
+        batch = to_batch(some, len(batches), dataset.manifest.downsampling, frame_B)
+        if joiner is not None:
+            batch = replace(batch, **vars(joiner.held_out(batch.latents_BCTHW, len(batches))))
+        batches.append(batch)
         left -= len(some)
     return batches
 

@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 from models.conditioning import draw_dropout
+from models.edm import log_normal_sigmas
 from models.frame_masks import draw_given
+from models.joined_frames import Joining
 from models.noise import offset_noise
 from training.recipe import Recipe
 
@@ -72,3 +74,29 @@ def _draw_noise(recipe: Recipe, first: int, shape: tuple[int, ...]) -> Tensor:
     streams = [generator(recipe.seed, "offset", first + i) for i in range(len(noise))]
     pairs = zip(noise.split(1), streams, strict=True)
     return torch.cat([offset_noise(one, amount, stream) for one, stream in pairs])
+
+
+@dataclass(frozen=True)
+class JoinedDraws:
+    """For each clip the noise on the frames that join its input, the level of that, and whether they are dropped, and
+    the text with them.
+    """
+
+    noise_BCFHW: Tensor
+    sigma_B: Tensor
+    drop_B: Tensor
+    drop_text_B: Tensor
+
+
+def draw_joined(
+    joining: Joining, key: tuple[int | str, ...], batch_size: int, rank: int, shape: tuple[int, ...]
+) -> JoinedDraws:
+    """One rank's share of what is drawn for the batch of a key; shape: of the rank's frames (B, C, F, H, W)."""
+    first = rank * shape[0]
+    mine = slice(first, first + shape[0])
+    whole = generator(*key)
+    sigma_B = log_normal_sigmas(batch_size, joining.p_mean, joining.p_std, whole)[mine]
+    place_B = torch.rand(batch_size, generator=whole)[mine]
+    with_text_B = place_B < joining.dropout_with_text
+    drop_B = place_B < joining.dropout_with_text + joining.dropout
+    return JoinedDraws(sample_noise(shape, (*key, "noise"), first), sigma_B, drop_B, with_text_B)

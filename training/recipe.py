@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 from models.attention import Kernel
 from models.frame_masks import GivenRatios
+from models.joined_frames import Joining
 from models.networks import NETWORKS, NetworkConfig
 from models.recompute import Recompute
 from models.transformer_config import TransformerConfig
@@ -78,6 +79,8 @@ class Recipe:
     """Share of clips whose text is replaced by the null text."""
     given: GivenRatios = field(default_factory=GivenRatios)
     """Shares of clips some of whose frames are given, so that the network learns to go on from frames."""
+    joining: Joining = field(default_factory=Joining)
+    """How a network with `condition_channels` is shown the frames that it continues, or fills in between."""
     ema_decay: float = 0.9999
     """Highest decay of the moving average of the weights; it warms up as (1 + n) / (10 + n)."""
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
@@ -140,6 +143,8 @@ class Recipe:
             "objective is iddpm, but given has shares too: expected none, or another objective",
         )
         _check_channels(self.network)
+        if isinstance(self.network, VideoUNetConfig):
+            _check_joined(self.network, self.single_frames, self.given)
 
     @property
     def num_steps(self) -> int:
@@ -161,6 +166,38 @@ def _check_channels(network: NetworkConfig) -> None:
     _check(
         said in (told, 2 * told),
         f"network.out_channels is {said}, expected network.in_channels, {told}, or twice as many",
+    )
+
+
+def _check_joined(network: VideoUNetConfig, single_frames: bool, given: GivenRatios) -> None:
+    added, numbers = network.condition_channels, network.num_numbers
+    _check(
+        added in (0, network.latent_channels),
+        f"network.condition_channels is {added}, expected 0, or network.latent_channels, {network.latent_channels}, for a "
+        f"network that is shown frames; masks of inpainting are not trained",
+    )
+    _check(
+        not network.missing_size or (added > 0 and len(network.missing_size) == 2),
+        f"network.missing_size is {network.missing_size}, expected none, or height and width of latents with "
+        f"network.condition_channels {network.latent_channels}",
+    )
+    _check(
+        numbers <= 3,
+        f"network.num_numbers is {numbers}, but no dataset tells more than frame rate, motion and the noise on what is "
+        f"shown: expected at most 3; networks that are told an elevation are sampled alone",
+    )
+    expected = "3 (frame rate, motion, noise on what is shown)" if added else "2 (frame rate, motion) or 0"
+    _check(
+        numbers == 3 if added else numbers in (0, 2),
+        f"network.num_numbers is {numbers} with network.condition_channels {added}, expected {expected}",
+    )
+    _check(
+        not (added and single_frames),
+        "single_frames is on, but network.condition_channels too: of a single frame that is shown nothing is left to make",
+    )
+    _check(
+        not (added and given.any()),
+        "network.condition_channels is set, but given has shares too: frames are shown in one way or the other",
     )
 
 

@@ -8,7 +8,9 @@ from pathlib import Path
 
 from training.recipe import Recipe, read_settings, with_settings
 from training.recipes.high_quality import high_quality
+from training.recipes.image_to_video import image_to_video
 from training.recipes.images import images
+from training.recipes.interpolation import interpolation
 from training.recipes.video import video
 from warehouse.errors import SettingsError
 
@@ -16,6 +18,8 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "images": images,
     "video": video,
     "high_quality": high_quality,
+    "image_to_video": image_to_video,
+    "interpolation": interpolation,
 }
 
 
