@@ -165,6 +165,18 @@ def sample(
             help="loop,file,start there,start here,length,edit ratio; with ';' between such tuples."
         ),
     ] = "",
+    augmentation: Annotated[
+        float | None, typer.Option(help="Noise on frames that the network is shown; default: 0.02.")
+    ] = None,
+    image_encoder: Annotated[
+        str | None, typer.Option(help="Folder of the CLIP image encoder of SVD's own weights.")
+    ] = None,
+    motion_bucket: Annotated[float, typer.Option(min=0, max=255, help="How much moves: 0 to 255.")] = 127.0,
+    elevation: Annotated[
+        float | None, typer.Option(help="Of the camera, in degrees, for orbits around a thing.")
+    ] = None,
+    sigma_min: Annotated[float, typer.Option(help="Lowest noise level; SVD: 0.002.")] = 0.02,
+    sigma_max: Annotated[float, typer.Option(help="Highest noise level; SVD: 700.")] = 20.0,
     loops: Annotated[int, typer.Option(min=1, help="Pieces that a video is made in.")] = 1,
     carry: Annotated[int, typer.Option(min=1, help="Latent frames given to a piece of the one before.")] = 1,
     repeats: Annotated[
@@ -181,17 +193,20 @@ def sample(
     """Sample videos from a trained stage, as mp4 files and a contact sheet."""
     from curation.captions.score_words import AskedScores
     from flows.sample import sample as run_sample
-    from tasks.sampling import StartFrom
+    from tasks.sampling import StartFrom, Told
     from training.sample import Sampling
 
     alone = prompt and run  # then nothing of a warehouse is needed
     flags_of = console.flags_of if alone else partial(console.flags_on, config)
     flags = flags_of(set_, warehouse=warehouse)
     options = {"prompts": prompt or (), "count": count, "run": run, "out": output, "seed": seed}
-    options |= {"start": StartFrom(reference, mask_strategy), "frames": frames}
     options |= {"asked": AskedScores(aesthetics, motion, camera)}
+    start = StartFrom(reference, mask_strategy, augmentation, image_encoder)
+    options |= {"start": start, "frames": frames, "told": Told(motion_bucket, elevation)}
     sampling = Sampling(
         num_steps=steps,
+        sigma_min=sigma_min,
+        sigma_max=sigma_max,
         sampler=sampler,
         spacing=spacing and spacing.value,
         sigma_min=sigma_min,

@@ -13,7 +13,7 @@ from flows.plans import current_settings
 from flows.settings import TrainSettings, load_settings, validate
 from flows.train import runs_folder
 from tasks.encoding import EncodeConfig
-from tasks.sampling import NO_SCORES, NOTHING, Sampled, StartFrom, sample_run
+from tasks.sampling import NO_SCORES, NOTHING, Sampled, StartFrom, Told, sample_run
 from training.checkpoints import DONE, read_origin
 from training.sample import Sampling
 from warehouse.errors import SettingsError
@@ -35,6 +35,7 @@ def sample(
     start: StartFrom = NOTHING,
     frames: int | None = None,
     asked: AskedScores = NO_SCORES,
+    told: Told = Told(),  # noqa: B008 (frozen)
 ) -> Sampled:
     """Samples videos from a finished run, by default the newest, into its folder `samples`.
 
@@ -49,7 +50,8 @@ def sample(
         store = Store(settings.warehouse)
         prompts = captions(store, Plan.load(store), count)
     folder = out or run / "samples"
-    return sample_run(run, list(prompts), encode, folder, seed, sampling or Sampling(), start, frames, asked)
+    more = start, frames, asked, told
+    return sample_run(run, list(prompts), encode, folder, seed, sampling or Sampling(), *more)
 
 
 def encode_of(run: Path, flags: Mapping[str, Any], toml: Path | None = None) -> EncodeConfig:

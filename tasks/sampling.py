@@ -43,12 +43,26 @@ class StartFrom:
 
     reference_path: str = ""
     mask_strategy: str = ""
+    augmentation: float | None = None
+    """Noise on frames that a network is shown; none takes 0.02."""
+    image_encoder: str | None = None
+    """Of a network that hears a picture in place of text: a folder or a hub name, in transformers' layout."""
 
 
 NOTHING = StartFrom()
 NO_SCORES = AskedScores()
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Told:
+    """Numbers that a network is told of every video."""
+
+    motion_bucket: float = 127.0
+    """0 (still) to 255."""
+    elevation: float | None = None
+    """Of the camera, in degrees, where the network asks for it."""
 
 
 @step(name="sample", run_name="sample {run.name}")
@@ -62,6 +76,7 @@ def sample_run(
     start: StartFrom = NOTHING,
     frames: int | None = None,
     asked: AskedScores = NO_SCORES,
+    told: Told = Told(),
 ) -> Sampled:
     """Samples one video for each prompt from a run's averaged weights into the folder `out`.
 
@@ -72,6 +87,8 @@ def sample_run(
     SettingsError where anything but earlier samples is in the folder, the autoencoder does not take so many frames,
     or captions told no such scores.
     """
+    from models.image_encoder import load_image_encoder
+
     _earlier(out)
     trained, height, width = (int(n) for n in encode.buckets[0].split("x"))
     trained = 1 if Trained.of(read_origin(run)).single_frames else trained
@@ -93,7 +110,11 @@ def sample_run(
         height_px=height,
         width_px=width,
         fps=encode.fps,
+        motion_bucket=told.motion_bucket,
         sampling=sampling,
+        image_encoder=start.image_encoder and load_image_encoder(start.image_encoder),
+        augmentation=start.augmentation,
+        elevation=told.elevation,
         progress=progress,
     )
     progress.finish()

@@ -41,6 +41,20 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return folder / "w", folder / "run"
 
 
+@pytest.fixture(scope="module")
+def orbits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random run that is shown the first frame and told an elevation."""
+    config = replace(CONFIG, condition_channels=4, num_numbers=4)
+    torch.manual_seed(0)
+    network = VideoUNet(config)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter += 0.05 * torch.randn(parameter.shape)
+    folder = tmp_path_factory.mktemp("orbits")
+    save_weights(folder / WEIGHTS, Weights(config, network.state_dict(), torch.zeros(255), {}))
+    return folder
+
+
 def frames_of(path: str) -> np.ndarray:
     with av.open(path) as container:
         return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
@@ -75,6 +89,34 @@ def test_frames_are_given_kept_and_carried_on(sample, tmp_path: Path) -> None:
     assert len(other) == len(plain) == 3 * (8 - 2) + 2
     assert other[0, ..., 2].mean() > other[0, ..., 0].mean() + 80
     assert np.abs(other[0].astype(int) - plain[0]).mean() > 20
+
+
+def test_a_network_that_is_shown_a_picture_is_given_one_and_told_more(
+    run: Run, trained: tuple[Path, Path], orbits: Path, tmp_path: Path
+) -> None:
+    for name, colour in (("red", (220, 30, 30)), ("blue", (30, 30, 220))):
+        Image.new("RGB", (64, 64), colour).save(tmp_path / f"{name}.png")
+    where = ("-w", trained[0], "--run", orbits, "--steps", 3, "--json", "--output", tmp_path / "out")
+
+    def sample(*options: object):
+        code, result = run("sample", "a sea", *options, *where)
+        return frames_of(result["videos"][0]) if code == 0 else " ".join(str(result).split())
+
+    shown = ("--reference", f"{tmp_path}/red.png", "--mask-strategy", "0")
+    first = sample(*shown, "--elevation", 10)
+    assert first.shape == (8, 64, 64, 3)
+    for other in (
+        ("--elevation", 30),
+        ("--elevation", 10, "--augmentation", 0.9),
+        ("--elevation", 10, "--motion-bucket", 3),
+        ("--elevation", 10, "--sigma-max", 80),
+        ("--elevation", 10, "--sigma-min", 0.3),
+        ("--elevation", 10, "--reference", f"{tmp_path}/blue.png"),
+    ):
+        assert (sample(*shown, *other) != first).any(), other
+    assert "elevation is None, expected degrees" in sample(*shown)
+    assert "piece 0 is given none, expected 0 of the 8" in sample("--elevation", 10)
+    assert "no image encoder at 'gone'" in sample(*shown, "--elevation", 10, "--image-encoder", "gone")
 
 
 def test_longer_and_seamless_videos_have_their_length(sample) -> None:

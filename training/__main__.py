@@ -28,7 +28,7 @@ def parser() -> argparse.ArgumentParser:
         "--recipe",
         required=True,
         metavar="NAME",
-        help="images, video, high_quality, or a JSON file of all settings",
+        help="images, video, high_quality, image_to_video, interpolation, or a JSON file of all settings",
     )
     parser.add_argument("--dataset", required=True, metavar="PATH", help="packed dataset: a folder or a URI")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of this run")

@@ -22,7 +22,20 @@ class Encoder(Protocol):
 
 
 def read_reference(path: Path, encoder: Encoder, height_px: int, width_px: int, fps: float) -> Tensor:
-    """Latents (C, T, h, w) of a picture, or of a video's frames at `fps`. Raises SettingsError.
+    """Latents (C, T, h, w) of a picture, or of a video's frames at `fps`. Raises SettingsError."""
+    return encoded(path, read_frames(path, height_px, width_px, fps), encoder)
+
+
+def encoded(path: Path, frames_TCHW: Tensor, encoder: Encoder) -> Tensor:
+    """Latents (C, T, h, w) of frames that were read from `path`. Raises SettingsError."""
+    try:
+        return encoder.encode(frames_TCHW[None])[0].movedim(0, 1)
+    except (ValueError, InputError) as error:
+        raise SettingsError(f"reference {path} cannot be encoded: {error}") from error
+
+
+def read_frames(path: Path, height_px: int, width_px: int, fps: float) -> Tensor:
+    """A picture, or a video's frames at `fps`, as (T, 3, height, width) in [-1, 1]. Raises SettingsError.
 
     Pictures are scaled until they cover height and width, and what stands out is cut off on both sides alike.
     """
@@ -33,11 +46,7 @@ def read_reference(path: Path, encoder: Encoder, height_px: int, width_px: int, 
         frames_THWC = read(path, fps)
     except (OSError, ValueError, IndexError) as error:
         raise SettingsError(f"reference {path} cannot be read as a picture or a video: {error}") from error
-    fitted = torch.stack([_fitted(frame, height_px, width_px) for frame in frames_THWC])
-    try:
-        return encoder.encode(fitted[None])[0].movedim(0, 1)
-    except (ValueError, InputError) as error:
-        raise SettingsError(f"reference {path} cannot be encoded: {error}") from error
+    return torch.stack([_fitted(frame, height_px, width_px) for frame in frames_THWC])
 
 
 def _picture(path: Path, _: float) -> list[Tensor]:

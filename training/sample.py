@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -34,7 +34,8 @@ from training.guiding import LEARNED, OF_OBJECTIVE, check_network, sides_of, wei
 from training.objective import Objective, prediction_of
 from training.pictures import to_pixels
 from training.prompts import Request, given_of, read_prompt
-from training.references import read_reference
+from training.references import encoded, read_frames
+from training.showing import Showing, numbers_told, showing_of
 from training.trained import Levels, Spacing, Trained
 from warehouse.errors import SettingsError
 
@@ -253,6 +254,9 @@ class _Sampler:
     empty: tuple[Tensor, Tensor] | None
     """Of no text, where the network was told it so."""
     sampling: Sampling
+    showing: Showing | None
+    pictures: dict[str, Tensor]
+    """Frames of the references."""
 
     def video(self, requests: Sequence[Request], first: int, seed: int) -> Tensor:
         """Latents (B, C, T, h, w) of neighbouring requests, of which `first` is the number of the first."""
@@ -266,6 +270,9 @@ class _Sampler:
             for clip in range(0 if head_BCTHW is None else len(requests)):
                 given = given.with_frames(clip, 0, head_BCTHW[clip])
             some = given if given.release_BT.isfinite().any() else None
+            if self.showing is not None:
+                pixels_BCHW = self.showing.pixels(requests, loop, self.pictures, given)
+                told, some = self.showing.told(told, given, pixels_BCHW, seeds, loop), None
             return sample_latents(
                 self.network,
                 told,
@@ -300,6 +307,9 @@ def sample_videos(
     fps: float = 8.0,
     motion_bucket: float = 127.0,
     sampling: Sampling | None = None,
+    image_encoder: Any | None = None,
+    augmentation: float | None = None,
+    elevation: float | None = None,
     device: str = "cpu",
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> np.ndarray:
@@ -307,7 +317,9 @@ def sample_videos(
     seed + i.
 
     `weights`: a weights file or the folder of a finished run. `prompts`: as `training.prompts` reads them.
-    `num_frames`: of a piece. `motion_bucket`: 0 (still) to 255. `progress` is told before every batch how many
+    `num_frames`: of a piece. `motion_bucket`: 0 (still) to 255. For networks that are shown frames (`training.showing`):
+    `image_encoder`, a `models.image_encoder.ImageEncoder` where they hear a picture's token; `augmentation`, the noise on
+    what they are shown; `elevation`, in degrees, where they are told it. `progress` is told before every batch how many
     prompts are done, and of how many.
 
     Raises:
@@ -325,26 +337,31 @@ def sample_videos(
     trained = Trained.of(loaded.origin)
     check_network(loaded.config, trained, sampling.sampler, sampling.image_guidance, latent_frames)
     sampling = sampling.following(trained, (height_px, width_px, latent_frames))
+    showing = showing_of(loaded, autoencoder, image_encoder, augmentation)
+    numbers = numbers_told(loaded, fps - trained.fps_less, motion_bucket, showing, elevation)
+    scale, recipe = autoencoder.downsampling, loaded.origin.get("recipe", {})
+    latent = latent_frames, height_px // scale, width_px // scale
+    if showing is not None:
+        showing.check(requests, sampling.loops, sampling.carry, latent)
     names = {name for request in requests for name in request.references}
-    references = {
-        name: read_reference(Path(name), autoencoder, height_px, width_px, fps).float().to(device)
-        for name in names
-    }
+    pictures = {name: read_frames(Path(name), height_px, width_px, fps) for name in names}
+    references = {name: encoded(Path(name), pictures[name], autoencoder).float().to(device) for name in names}
     for request in requests:
         request.check_fit(references, latent_frames)
-    scale, recipe = autoencoder.downsampling, loaded.origin.get("recipe", {})
     network = loaded.network().to(device)
     shared = _Sampler(
         network if sampling.sampler == LEARNED else prediction_of(network, loaded.config),
         trained.objective.preconditioning,
         any(recipe.get("given", {}).values()),
-        (loaded.config.latent_channels, latent_frames, height_px // scale, width_px // scale),
-        torch.tensor([fps - trained.fps_less, motion_bucket], device=device),
+        (loaded.config.latent_channels, *latent),
+        torch.tensor(numbers, device=device),
         torch.tensor([height_px, width_px, height_px / width_px], device=device),
         references,
         [_encoded(text_encoder, [r.text(loop) for r in requests], device) for loop in range(sampling.loops)],
         _encoded(text_encoder, [""], device) if trained.empty_text else None,
         sampling,
+        showing,
+        pictures,
     )
     videos = []
     for start in range(0, len(requests), sampling.batch_size):
