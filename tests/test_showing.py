@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -140,6 +141,39 @@ def test_imported_weights_of_svd_are_sampled_as_diffusers_pipeline_samples_them(
     assert np.abs(ours.astype(int) - expected).max() <= 1
 
 
+@torch.no_grad()
+def test_svds_weights_go_on_from_what_was_made_as_pixels(told, tmp_path, pictures, autoencoder) -> None:
+    encoder = load_image_encoder(save_image_encoder(tmp_path / "clip"))
+    origin = {"imported": "svd"}
+    (tmp_path / "run").mkdir()
+    save_weights(
+        tmp_path / "run" / WEIGHTS, Weights(VIDEO, VideoUNet(VIDEO).state_dict(), torch.zeros(255), origin)
+    )
+    sampling = Sampling(num_steps=2, loops=2)
+    options = {"image_encoder": encoder, "augmentation": 0.0, "sampling": sampling, **SMALL}
+    with decoded(autoencoder) as made:
+        sample_videos(tmp_path / "run", [asked(pictures, "0")], autoencoder, Letters(), **options)
+    picture, last = pixels_of(pictures / "a.png")[0], autoencoder.decode(made[-1][:, 3:4])[0].clamp(-1, 1)
+    for heard, pixels in ((told[0], picture), (told[-1], last)):
+        torch.testing.assert_close(heard.text_BLD[1], encoder.encode(pixels)[0])
+        assert not heard.text_BLD[0].any() and heard.mask_BL.all()
+        own = autoencoder.encode(pixels[None])[0, 0] / 0.5 + 1.0
+        torch.testing.assert_close(heard.frames_BCTHW[1, :, 2], own)
+    assert told[0].numbers_BN.tolist() == [[7.0, 127.0, 0.0]] * 2
+
+
+@contextmanager
+def decoded(autoencoder: Autoencoder):
+    """What an autoencoder decodes."""
+    made: list[torch.Tensor] = []
+    plain = autoencoder.decode
+    autoencoder.decode = lambda z_BTCHW: made.append(z_BTCHW) or plain(z_BTCHW)
+    try:
+        yield made
+    finally:
+        del autoencoder.decode
+
+
 def test_a_network_is_shown_the_picture_unscaled_and_told_the_noise_on_it(
     told, run_of, pictures, autoencoder
 ) -> None:
@@ -199,15 +233,10 @@ def test_between_two_pictures_the_others_are_the_learned_one(told, run_of, pictu
 def test_a_piece_goes_on_from_the_last_frame_of_the_one_before(told, run_of, pictures, autoencoder) -> None:
     options = {"augmentation": 0.0, **SMALL}
     run, prompt = run_of(FIRST), asked(pictures, "0")
-    made: list[torch.Tensor] = []
-    plain = autoencoder.decode
-    autoencoder.decode = lambda z: made.append(z) or plain(z)
-    try:
+    with decoded(autoencoder) as made:
         for loops in (1, 2):
             sampling = Sampling(num_steps=2, loops=loops)
             sample_videos(run, [prompt], autoencoder, Letters(), sampling=sampling, **options)
-    finally:
-        del autoencoder.decode
     last = made[0][0, -1] / 0.5 + 1.0
     torch.testing.assert_close(told[-1].frames_BCTHW[1, :, 0], last)
     assert made[1].shape[1] == 7
