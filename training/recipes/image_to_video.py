@@ -12,6 +12,7 @@ from training.recipes.video import video
 
 
 def image_to_video() -> Recipe:
+    """The recipe `image_to_video`."""
     first = video()
     network = replace(first.network, condition_channels=first.network.latent_channels, num_numbers=3)
     return replace(first, stage="image_to_video", network=network, p_mean=0.7, p_std=1.6)
