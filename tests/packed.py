@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,10 @@ MANIFEST = Manifest(
 )
 
 
+Arrays = Callable[[str, int], tuple[np.ndarray, np.ndarray, np.ndarray]]
+"""Latents, text and mask of a clip of so many frames, by its id."""
+
+
 def arrays_of(clip_id: str, num_frames: int = 4) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Latents (T, 4, 2, 2), text (5, 6) and mask (5,) of a clip."""
     rng = np.random.default_rng(int.from_bytes(hashlib.md5(clip_id.encode()).digest()[:4]))
@@ -38,11 +42,12 @@ def rows(
     batch_size: int = 7,
     held_out: float = 0.2,
     spread: float = 1.0,
-    still: bool = False,
+    arrays: Arrays | None = None,
 ) -> Iterator[tuple[str, pa.RecordBatch]]:
-    """Clips c<frames>-0000.. of three to a video; every third has no motion score. Latents are N(0, spread²),
-    those of a still clip the same in all frames.
+    """Clips c<frames>-0000.. of three to a video; every third has no motion score. Latents are N(0, spread²)
+    where `arrays` does not give others.
     """
+    arrays = arrays or arrays_of
     clip_ids = [f"c{num_frames}-{i:04d}" for i in range(num_clips)]
     video_ids = [f"v{num_frames}-{i // 3}" for i in range(num_clips)]
     splits = split_videos(video_ids, held_out)
@@ -50,10 +55,8 @@ def rows(
         chosen = clip_ids[start : start + batch_size]
         videos = video_ids[start : start + batch_size]
         latents, text, mask = (
-            np.stack(column) for column in zip(*(arrays_of(i, num_frames) for i in chosen), strict=True)
+            np.stack(column) for column in zip(*(arrays(i, num_frames) for i in chosen), strict=True)
         )
-        if still:
-            latents = np.repeat(latents[:, :1], num_frames, axis=1)
         motion = [None if int(i[-4:]) % 3 == 0 else int(i[-4:]) / 10 for i in chosen]
         batch = clip_batch(
             clip_ids=chosen,

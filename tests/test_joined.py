@@ -13,6 +13,7 @@ import torch
 
 from flows.settings import Settings
 from flows.train import SHOWN, STAGES, recipes_of
+from models.autoencoder import load_autoencoder
 from models.conditioning import without_frames, without_text
 from models.joined_frames import Joining, Scaling
 from training.checkpoints import load_weights
@@ -35,11 +36,29 @@ ENDS = replace(FIRST, network=replace(NETWORK, missing_size=(2, 2)))
 KINDS = pytest.mark.parametrize("recipe", [FIRST, ENDS], ids=["first", "ends"])
 
 
+def films(num_clips: int, num_frames: int = 4) -> torch.Tensor:
+    """Coloured grounds with a coloured bar that moves by a pixel a frame: (B, T, 3, 16, 16) in [-1, 1]."""
+    rng = np.random.default_rng(0)
+    frames = np.empty((num_clips, num_frames, 3, 16, 16), np.float32)
+    frames[:] = rng.uniform(-1, 1, (num_clips, 1, 3, 1, 1))
+    for clip, (start, colour) in enumerate(
+        zip(rng.integers(0, 8, num_clips), rng.uniform(-1, 1, (num_clips, 3, 1, 1)), strict=True)
+    ):
+        for t in range(num_frames):
+            frames[clip, t, :, :, start + t : start + t + 4] = colour
+    return torch.from_numpy(frames)
+
+
 @pytest.fixture(scope="module")
-def still(tmp_path_factory) -> PackedDataset:
-    """Clips that stand still, so that any frame tells all others, and a text tells nothing."""
-    folder = tmp_path_factory.mktemp("still") / "dataset"
-    packed.write(folder, packed.rows(240, still=True), group_clips=16)
+def filmed(tmp_path_factory) -> PackedDataset:
+    """Generated films in the embedded autoencoder's latents, of which the texts tell nothing."""
+    latents = load_autoencoder("embedded").encode(films(240)).numpy().astype(np.float16)
+
+    def arrays(clip_id: str, num_frames: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return latents[int(clip_id[-4:])], *packed.arrays_of(clip_id, num_frames)[1:]
+
+    folder = tmp_path_factory.mktemp("filmed") / "dataset"
+    packed.write(folder, packed.rows(240, arrays=arrays), group_clips=16)
     return PackedDataset.open(folder)
 
 
@@ -55,21 +74,21 @@ def told_of(batch: Batch):
 
 
 @KINDS
-def test_frames_come_unscaled_with_the_noise_that_is_told(still, recipe) -> None:
+def test_frames_come_unscaled_with_the_noise_that_is_told(filmed, recipe) -> None:
     """Off by the noise alone, in the autoencoder's own scale: z / scale + shift of `packed.MANIFEST`."""
     recipe = replace(recipe, batch_size=48, joining=Joining(p_mean=-1.0, p_std=0.7, dropout_with_text=0.0))
     scale, shift = (torch.tensor(v)[:, None, None] for v in ((0.5, 0.5, 0.5, 0.25), (0.0, 0.0, 0.0, 1.0)))
     levels, errors = [], []
-    for batch in batches(still, recipe, 12):
+    for batch in batches(filmed, recipe, 12):
         told = told_of(batch)
-        places = [0, 3] if recipe is not FIRST and recipe.network.missing_size else [0, 1, 2, 3]
         own = batch.latents_BCTHW.movedim(2, 1) / scale + shift
-        off = ((told.frames_BCTHW.movedim(2, 1) - own) * scale)[:, places]
-        if len(places) == 2:
+        frames = told.frames_BCTHW.movedim(2, 1)
+        off = (frames - own)[:, [0, 3]] * scale
+        if recipe.network.missing_size:
             assert told.shown_BT.tolist() == [[True, False, False, True]] * 48
             assert (off[:, 0] != off[:, 1]).all(), "each end has noise of its own"
         else:
-            assert told.shown_BT is None and (off == off[:, :1]).all(), "one frame is repeated over all"
+            assert told.shown_BT is None and (frames == frames[:, :1]).all(), "one frame is repeated over all"
         levels.append(told.numbers_BN[:, 2])
         errors.append(off[:, 0].flatten(1).square().mean(1).sqrt() / told.numbers_BN[:, 2])
     logs = torch.cat(levels).log()
@@ -78,10 +97,10 @@ def test_frames_come_unscaled_with_the_noise_that_is_told(still, recipe) -> None
     assert float(torch.cat(errors).square().mean()) == pytest.approx(1.0, abs=0.05)
 
 
-def test_frames_are_dropped_alone_or_with_the_text_and_numbers_stay(still) -> None:
+def test_frames_are_dropped_alone_or_with_the_text_and_numbers_stay(filmed) -> None:
     recipe = replace(FIRST, batch_size=48)
     silent = alone = whole = 0
-    for batch in batches(still, recipe, 30):
+    for batch in batches(filmed, recipe, 30):
         told, bare = told_of(batch), told_of(replace(batch, silent_B=torch.zeros(48, dtype=torch.bool)))
         null = without_frames(without_text(bare))
         dropped = (told.frames_BCTHW == 0).flatten(1).all(1)
@@ -99,15 +118,15 @@ def test_frames_are_dropped_alone_or_with_the_text_and_numbers_stay(still) -> No
 
 
 @KINDS
-def test_ranks_and_runs_that_go_on_see_what_one_run_sees(still, recipe) -> None:
-    whole = batches(still, recipe, 3)
-    halves = [batches(still, recipe, 3, rank, 2) for rank in (0, 1)]
-    later = next(iter(TrainingClips(still, recipe, 2, 0, 1)))
+def test_ranks_and_runs_that_go_on_see_what_one_run_sees(filmed, recipe) -> None:
+    whole = batches(filmed, recipe, 3)
+    halves = [batches(filmed, recipe, 3, rank, 2) for rank in (0, 1)]
+    later = next(iter(TrainingClips(filmed, recipe, 2, 0, 1)))
     for name in ("joined_BCFHW", "joined_sigma_B", "silent_B"):
         for one, *parts in zip(whole, *halves, strict=True):
             assert torch.equal(getattr(one, name), torch.cat([getattr(part, name) for part in parts]))
         assert torch.equal(getattr(later, name), getattr(whole[2], name))
-    held = [held_out_batches(still, replace(recipe, lr=lr))[0] for lr in (1e-3, 1e-2)]
+    held = [held_out_batches(filmed, replace(recipe, lr=lr))[0] for lr in (1e-3, 1e-2)]
     assert torch.equal(held[0].joined_BCFHW, held[1].joined_BCFHW)
     assert not held[0].silent_B.any() and (held[0].joined_BCFHW != 0).any((1, 2, 3, 4)).all()
 
@@ -119,20 +138,20 @@ def mean_loss(network, some: list[Batch], change: Callable[[torch.Tensor], torch
 
 
 @KINDS
-def test_a_network_learns_from_the_frames_that_it_is_shown(tmp_path, still, recipe) -> None:
+def test_a_network_learns_from_the_frames_that_it_is_shown(tmp_path, filmed, recipe) -> None:
     """Shown frames of another clip, it misses by more; a network that did not listen would miss alike."""
-    many = {"num_samples": 8 * 150, "warmup_samples": 80, "checkpoint_every_steps": 500, "p_mean": 0.7}
-    run_stage(Job(replace(recipe, **many), still.uri), tmp_path / "out", lambda event: None, StopRequest())
+    many = {"num_samples": 8 * 100, "warmup_samples": 80, "checkpoint_every_steps": 500, "p_mean": 0.7}
+    run_stage(Job(replace(recipe, **many), filmed.uri), tmp_path / "out", lambda event: None, StopRequest())
     network = load_weights(tmp_path / "out").network()
-    some = held_out_batches(still, recipe)
+    some = held_out_batches(filmed, recipe)
     right = mean_loss(network, some, lambda shown: shown)
     wrong = mean_loss(network, some, lambda shown: shown.roll(1, 0))
-    assert right < 0.85 * wrong, (right, wrong)
+    assert right < 0.5 * wrong, (right, wrong)
 
 
 @KINDS
-def test_a_run_that_was_stopped_ends_bit_for_bit_as_the_one_that_was_not(tmp_path, still, recipe) -> None:
-    job = Job(replace(recipe, num_samples=8 * 16), still.uri)
+def test_a_run_that_was_stopped_ends_bit_for_bit_as_the_one_that_was_not(tmp_path, filmed, recipe) -> None:
+    job = Job(replace(recipe, num_samples=8 * 16), filmed.uri)
     run_stage(job, tmp_path / "whole", lambda event: None, StopRequest())
     stop = StopRequest()
 
@@ -178,22 +197,22 @@ def test_what_cannot_be_trained_is_refused_when_the_recipe_is_read(settings, mes
         with_settings(tiny_stage.VIDEO, settings)
 
 
-def test_clips_that_cannot_show_what_is_asked_for_are_refused_before_the_first_step(tmp_path, still) -> None:
+def test_clips_that_cannot_show_what_is_asked_for_are_refused_before_the_first_step(tmp_path, filmed) -> None:
     wide = replace(ENDS, network=replace(ENDS.network, missing_size=(4, 4)))
     with pytest.raises(SettingsError, match=r"missing_size is \(4, 4\), but clips of 4x16x16 .* of \(2, 2\)"):
-        Joiner.of(wide, still)
+        Joiner.of(wide, filmed)
     packed.write(tmp_path / "short", packed.rows(30), packed.rows(30, num_frames=2))
     short = PackedDataset.open(tmp_path / "short")
     assert Joiner.of(FIRST, short).scaling == Scaling([0.5, 0.5, 0.5, 0.25], [0.0, 0.0, 0.0, 1.0])
     with pytest.raises(SettingsError, match="clips of 2x16x16, 2 latent frames, expected more than 2"):
         Joiner.of(ENDS, short)
-    older = replace(still, manifest=replace(still.manifest, latent_scaling={}))
+    older = replace(filmed, manifest=replace(filmed.manifest, latent_scaling={}))
     with pytest.raises(SettingsError, match="does not tell how its latents were scaled"):
         Joiner.of(FIRST, older)
     assert Joiner.of(tiny_stage.VIDEO, older) is None
 
 
-def test_stages_before_are_shown_nothing_and_hand_over_their_weights(tmp_path, still) -> None:
+def test_stages_before_are_shown_nothing_and_hand_over_their_weights(tmp_path, filmed) -> None:
     assert tuple(RECIPES)[len(STAGES) :] == SHOWN
     named = {"image_to_video": {"network": "svd-i2v", "network.width": 64}}
     images, video, last = recipes_of((*STAGES[:2], "image_to_video"), Settings(recipes=named))
@@ -203,13 +222,13 @@ def test_stages_before_are_shown_nothing_and_hand_over_their_weights(tmp_path, s
     *_, ends = recipes_of((*STAGES[:2], "interpolation"), Settings(recipes={"video": {"network.width": 64}}))
     assert (ends.network.width, ends.network.condition_channels, ends.network.missing_size) == (64, 4, (8, 8))
     run_stage(
-        Job(replace(tiny_stage.VIDEO, num_samples=80), still.uri),
+        Job(replace(tiny_stage.VIDEO, num_samples=80), filmed.uri),
         tmp_path / "video",
         lambda e: None,
         StopRequest(),
     )
     for recipe in (FIRST, ENDS):
-        job = Job(replace(recipe, num_samples=8, lr=1e-12), still.uri, str(tmp_path / "video"))
+        job = Job(replace(recipe, num_samples=8, lr=1e-12), filmed.uri, str(tmp_path / "video"))
         out = tmp_path / str(len(recipe.network.missing_size))
         run_stage(job, out, lambda event: None, StopRequest())
         before, after = (load_weights(path).tensors for path in (tmp_path / "video", out))
