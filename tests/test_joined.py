@@ -97,6 +97,17 @@ def test_frames_come_unscaled_with_the_noise_that_is_told(filmed, recipe) -> Non
     assert float(torch.cat(errors).square().mean()) == pytest.approx(1.0, abs=0.05)
 
 
+@pytest.mark.parametrize("scale", [0.5, torch.tensor([1.0, 2.0, 3.0, 0.5])[:, None, None]])
+def test_what_scaled_latents_is_undone_to_what_the_network_said(scale) -> None:
+    autoencoder = load_autoencoder("embedded")
+    autoencoder.scale_factor, autoencoder.shift = scale, torch.tensor([0.0, 1.0, 0.0, -3.0])[:, None, None]
+    pictures = films(3)
+    own = Scaling.of(autoencoder).undone(autoencoder.encode(pictures).movedim(1, 2))
+    torch.testing.assert_close(
+        own.movedim(1, 2).flatten(0, 1), autoencoder.moments(pictures.flatten(0, 1))[0]
+    )
+
+
 def test_frames_are_dropped_alone_or_with_the_text_and_numbers_stay(filmed) -> None:
     recipe = replace(FIRST, batch_size=48)
     silent = alone = whole = 0
@@ -201,11 +212,15 @@ def test_clips_that_cannot_show_what_is_asked_for_are_refused_before_the_first_s
     wide = replace(ENDS, network=replace(ENDS.network, missing_size=(4, 4)))
     with pytest.raises(SettingsError, match=r"missing_size is \(4, 4\), but clips of 4x16x16 .* of \(2, 2\)"):
         Joiner.of(wide, filmed)
-    packed.write(tmp_path / "short", packed.rows(30), packed.rows(30, num_frames=2))
+    packed.write(tmp_path / "short", packed.rows(30, num_frames=1), packed.rows(30, num_frames=2))
     short = PackedDataset.open(tmp_path / "short")
     assert Joiner.of(FIRST, short).scaling == Scaling([0.5, 0.5, 0.5, 0.25], [0.0, 0.0, 0.0, 1.0])
-    with pytest.raises(SettingsError, match="clips of 2x16x16, 2 latent frames, expected more than 2"):
+    with pytest.raises(SettingsError, match=r"clips of 1x16x16, 2x16x16 alone, expected .* than the 2 that"):
         Joiner.of(ENDS, short)
+    packed.write(tmp_path / "mixed", packed.rows(30, num_frames=1), packed.rows(30))
+    mixed = Job(replace(ENDS, num_samples=32), str(tmp_path / "mixed"))
+    report = run_stage(mixed, tmp_path / "out", lambda event: None, StopRequest())
+    assert all(np.isfinite(bucket["loss"]) for bucket in report["held_out"]), "stills among films"
     older = replace(filmed, manifest=replace(filmed.manifest, latent_scaling={}))
     with pytest.raises(SettingsError, match="does not tell how its latents were scaled"):
         Joiner.of(FIRST, older)

@@ -6,6 +6,7 @@ follows on batches, training and evaluation, does not know of it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from torch import Tensor
@@ -40,8 +41,7 @@ class Joiner:
         network, manifest = recipe.network, dataset.manifest
         if not isinstance(network, VideoUNetConfig) or not places(network, 1):
             return None
-        for bucket in manifest.buckets:
-            _check_bucket(network, bucket, manifest.latent_shape(bucket), dataset.uri)
+        _check_fit(network, {name: manifest.latent_shape(name) for name in manifest.buckets}, dataset.uri)
         if not manifest.latent_scaling:
             raise SettingsError(
                 f"{dataset.uri} does not tell how its latents were scaled, which a network with condition_channels needs: "
@@ -70,15 +70,17 @@ class Joiner:
         return Joined(frames_BCFHW, drawn.sigma_B, drawn.drop_text_B)
 
 
-def _check_bucket(network: VideoUNetConfig, bucket: str, latent: tuple[int, ...], uri: str) -> None:
-    num_frames, size, shown = latent[0], latent[2:], len(places(network, 2))
-    if num_frames <= shown:
+def _check_fit(network: VideoUNetConfig, latents: Mapping[str, tuple[int, ...]], uri: str) -> None:
+    """`latents`: frames, channels, height and width by bucket. Still pictures may be among the clips, as one frame."""
+    shown = len(places(network, 2))
+    if max(num_frames for num_frames, *_ in latents.values()) <= shown:
         raise SettingsError(
-            f"{uri} has clips of {bucket}, {num_frames} latent frames, expected more than {shown} for a network that is "
-            f"shown {shown} of them: pack a selection without such clips"
+            f"{uri} has clips of {', '.join(latents)} alone, expected some of more latent frames than the {shown} that "
+            f"the network is shown: encode longer ones"
         )
-    if network.missing_size and network.missing_size != size:
-        raise SettingsError(
-            f"network.missing_size is {network.missing_size}, but clips of {bucket} in {uri} have latents of {size}: set "
-            f"it to this, and encode clips in one size"
-        )
+    for bucket, (_, _, *size) in latents.items():
+        if network.missing_size and network.missing_size != tuple(size):
+            raise SettingsError(
+                f"network.missing_size is {network.missing_size}, but clips of {bucket} in {uri} have latents of "
+                f"{tuple(size)}: set it to this, and encode clips in one size"
+            )
