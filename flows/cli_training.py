@@ -133,7 +133,7 @@ def sample(
         float | None, typer.Option(min=0, help="The same at the last frame; with triangle, in the middle.")
     ] = None,
     guidance_shape: Annotated[str, typer.Option(help="Between the frames: linear or triangle.")] = "linear",
-    image_guidance: Annotated[
+    frames_guidance: Annotated[
         float | None,
         typer.Option(min=0, help="The same for frames that join the input, apart from the text."),
     ] = None,
@@ -214,7 +214,7 @@ def sample(
         shift=shift,
         guidance=(guidance, guidance if guidance_end is None else guidance_end),
         guidance_shape=guidance_shape,
-        image_guidance=image_guidance,
+        frames_guidance=frames_guidance,
         guided_channels=guided_channels,
         oscillating=oscillating,
         overlap=overlap,

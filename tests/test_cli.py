@@ -29,7 +29,7 @@ PUBLIC = {
     "pack": {"--warehouse", "-w", *COMMON},
     "train": {"RECIPE", "--warehouse", "-w", "--dataset", "--runs", "--init-from", "--processes", *COMMON},
     "sample": {"PROMPT", "--warehouse", "-w", "--run", "--count", "--seed", "--guidance", "--guidance-end",
-               "--guidance-shape", "--image-guidance", "--guided-channels", "--oscillating", "--steps",
+               "--guidance-shape", "--frames-guidance", "--guided-channels", "--oscillating", "--steps",
                "--spacing", "--sigma-min", "--sigma-max", "--shift", "--sampler", "--frames", "--overlap", "--seamless",
                "--reference", "--mask-strategy", "--loops", "--carry", "--repeats", "--aesthetics", "--motion", "--camera",
                "--augmentation", "--image-encoder", "--motion-bucket", "--elevation", "--sigma-min", "--sigma-max",

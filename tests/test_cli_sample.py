@@ -246,7 +246,7 @@ def test_noise_levels_are_settings(run: Run, trained: tuple[Path, Path], tmp_pat
         (("--spacing", "trailing"), "spacing is trailing, but the weights' objective is edm"),
         (("--sigma-max", 0.001), "expected 0 < sigma_min < sigma_max"),
         (("--sampler", "iddpm"), "trained as edm, expected objective iddpm"),
-        (("--image-guidance", 2), "image_guidance is 2.0, but no frames join the network's input"),
+        (("--frames-guidance", 2), "frames_guidance is 2.0, but no frames join the network's input"),
         (("--guided-channels", 5), "guided_channels is 5, expected 1 to the latents' 4"),
     ],
 )

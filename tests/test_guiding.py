@@ -53,7 +53,7 @@ def test_channels_that_are_not_guided_are_as_the_text_has_them() -> None:
 def test_frames_and_text_have_scales_of_their_own() -> None:
     """F = w_frames 100 f + w_text t, since nothing is said of no frames and no text."""
     text_B = torch.tensor([1.0, 2.0])[:, None, None, None, None]
-    apart = sampled(heard, told(FRAMES), guidance=(5.0, 5.0), image_guidance=2.0)
+    apart = sampled(heard, told(FRAMES), guidance=(5.0, 5.0), frames_guidance=2.0)
     expected = sampled(saying(2.0 * 25 + 5.0 * text_B), told(), guidance=(1.0, 1.0))
     torch.testing.assert_close(apart, expected)
     together = sampled(heard, told(FRAMES), guidance=(5.0, 5.0))
@@ -113,7 +113,7 @@ def test_what_the_weights_cannot_be_sampled_with_is_refused() -> None:
     check_network(UNET, Trained(single_frames=True), "euler", None, 1)
     with pytest.raises(SettingsError, match="8 frames are asked of a network that was trained on images"):
         check_network(UNET, Trained(single_frames=True), "euler", None, 8)
-    with pytest.raises(SettingsError, match=r"image_guidance is 2.0, but no frames join"):
+    with pytest.raises(SettingsError, match=r"frames_guidance is 2.0, but no frames join"):
         check_network(UNET, Trained(), "euler", 2.0, 8)
     with pytest.raises(SettingsError, match="the network was trained as edm, expected objective iddpm"):
         check_network(UNET, Trained(), LEARNED, None, 8)

@@ -84,5 +84,5 @@ def check_network(
     joined = config.condition_channels if isinstance(config, VideoUNetConfig) else 0
     if frames is not None and not joined:
         raise SettingsError(
-            f"image_guidance is {frames}, but no frames join the network's input; leave it out"
+            f"frames_guidance is {frames}, but no frames join the network's input; leave it out"
         )

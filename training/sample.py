@@ -75,8 +75,8 @@ class Sampling:
     it, and with the sampler rectified_flow for size and length). `sampler`: a name that
     `models.diffusers_samplers.sampler_named` knows, some are for one objective (`training.guiding.OF_OBJECTIVE`).
     `guidance`: weights at the first and the last frame, or with the shape "triangle" at both ends and in the middle;
-    `image_guidance`: the scale of the frames that join the input, apart from the text's (None: they are on both sides
-    of it); `guided_channels`: how many of the latents' first channels are guided, as 3 in Open-Sora 1.0 (None: all);
+    `frames_guidance`: the scale of the frames that join the input, apart from the text's (None: one scale for both);
+    `guided_channels`: how many of the latents' first channels are guided, as 3 in Open-Sora 1.0 (None: all);
     `oscillating`: every second step after the tenth goes without. `window`: latent frames that the network sees at
     once where a video has more (None: all), `overlap` of them shared with the next window. `seamless`: the last frame
     goes on at the first. `repeats`: of each step, so that frames that are given agree with the others in a network
@@ -94,7 +94,7 @@ class Sampling:
     levels: tuple[float, ...] | None = None
     guidance: tuple[float, float] = (3.0, 3.0)
     guidance_shape: str = "linear"
-    image_guidance: float | None = None
+    frames_guidance: float | None = None
     guided_channels: int | None = None
     oscillating: bool = False
     window: int | None = None
@@ -204,9 +204,9 @@ def sample_latents(
     generators, sigmas = [generator("sample", seed, *piece) for seed in seeds], sampling.sigmas
     highest = float(sigmas[0])
     first = initial_latents((len(seeds), *shape), highest, generators).to(conditioning.text_BLD)
-    sides = sides_of(conditioning, shape[0], sampling.image_guidance is not None, empty)
+    sides = sides_of(conditioning, shape[0], sampling.frames_guidance is not None, empty)
     weights = weights_of(
-        sampling.weight(shape[1]), sampling.image_guidance, sampling.guided_channels, shape[0]
+        sampling.weight(shape[1]), sampling.frames_guidance, sampling.guided_channels, shape[0]
     )
     if given is not None and sampling.sampler == LEARNED:
         raise SettingsError(
@@ -335,7 +335,7 @@ def sample_videos(
         request.check_loops(sampling.loops)
     loaded = load_weights(weights)
     trained = Trained.of(loaded.origin)
-    check_network(loaded.config, trained, sampling.sampler, sampling.image_guidance, latent_frames)
+    check_network(loaded.config, trained, sampling.sampler, sampling.frames_guidance, latent_frames)
     sampling = sampling.following(trained, (height_px, width_px, latent_frames))
     showing = showing_of(loaded, autoencoder, image_encoder, augmentation)
     numbers = numbers_told(loaded, fps - trained.fps_less, motion_bucket, showing, elevation)
