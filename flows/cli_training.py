@@ -175,8 +175,6 @@ def sample(
     elevation: Annotated[
         float | None, typer.Option(help="Of the camera, in degrees, for orbits around a thing.")
     ] = None,
-    sigma_min: Annotated[float, typer.Option(help="Lowest noise level; SVD: 0.002.")] = 0.02,
-    sigma_max: Annotated[float, typer.Option(help="Highest noise level; SVD: 700.")] = 20.0,
     loops: Annotated[int, typer.Option(min=1, help="Pieces that a video is made in.")] = 1,
     carry: Annotated[int, typer.Option(min=1, help="Latent frames given to a piece of the one before.")] = 1,
     repeats: Annotated[
@@ -209,8 +207,6 @@ def sample(
         sigma_max=sigma_max,
         sampler=sampler,
         spacing=spacing and spacing.value,
-        sigma_min=sigma_min,
-        sigma_max=sigma_max,
         shift=shift,
         guidance=(guidance, guidance if guidance_end is None else guidance_end),
         guidance_shape=guidance_shape,

@@ -23,8 +23,9 @@ from tests.test_sample import CONFIG, Letters
 from training.checkpoints import WEIGHTS, Weights, save_weights
 from training.draws import generator
 from training.imported import import_weights
+from training.pictures import to_pixels
 from training.publish import export_diffusers
-from training.sample import Sampling, sample_videos, to_pixels
+from training.sample import Sampling, sample_latents, sample_videos
 from warehouse.errors import SettingsError
 
 # diffusers' scheduler hands tensors to numpy in a way that numpy 2 warns of.
@@ -139,6 +140,30 @@ def test_imported_weights_of_svd_are_sampled_as_diffusers_pipeline_samples_them(
     expected = to_pixels(autoencoder.decode(theirs))
     assert expected.std() > 20
     assert np.abs(ours.astype(int) - expected).max() <= 1
+
+
+def test_frames_and_text_are_followed_apart() -> None:
+    """A network that says 1 of frames and 10 of text: 2 times the one and 3 times the other, where both count alone."""
+    told_of = Conditioning(
+        torch.ones(1, 2, 5),
+        torch.ones(1, 2, dtype=torch.bool),
+        torch.zeros(1, 3),
+        frames_BCTHW=torch.ones(1, 4, 3, 2, 2),
+    )
+
+    def network(x, _, told):
+        heard = told.frames_BCTHW.mean((1, 2, 3, 4)) + 10 * told.text_BLD.mean((1, 2))
+        return torch.ones_like(x) * heard[:, None, None, None, None]
+
+    def moved(**options) -> float:
+        sampling = Sampling(num_steps=3, sampler="euler", **options)
+        return float(sample_latents(network, told_of, (4, 3, 2, 2), [0], sampling).mean())
+
+    nothing = moved(guidance=(0.0, 0.0))
+    both = moved(guidance=(1.0, 1.0)) - nothing
+    apart = moved(guidance=(3.0, 3.0), frames_guidance=2.0) - nothing
+    assert apart / both == pytest.approx((2 * 1 + 3 * 10) / 11, rel=1e-4)
+    assert (moved(guidance=(3.0, 3.0)) - nothing) / both == pytest.approx(3.0, rel=1e-4)
 
 
 @torch.no_grad()
