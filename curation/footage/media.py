@@ -89,10 +89,8 @@ class MediaLimits:
     """Share of packets that the decoder may refuse, and of time stamps that may fail to increase."""
 
     def __post_init__(self) -> None:
-        whole = dict.fromkeys(
-            ("max_bytes", "max_width", "max_height", "max_duration_s", "max_frames"), (1, MANY)
-        )
-        check_ranges("limits", self, **whole, max_refused_share=(0, 1))
+        whole = dict.fromkeys(("max_bytes", "max_width", "max_height", "max_frames"), (1, MANY))
+        check_ranges("limits", self, **whole, max_duration_s=(0, MANY), max_refused_share=(0, 1))
 
 
 @dataclass(frozen=True)
