@@ -15,6 +15,7 @@ from curation.engine.work import Work
 from curation.footage.media import MediaLimits
 from curation.formats.imports import LIST, MATCH
 from curation.ingest import ASSIGN, GIVE, HASH, HashWork, IngestConfig, ShardSize
+from curation.listed_captions import LISTED_CAPTIONS
 from curation.scan import ScanConfig, measured_levels
 from curation.scan_work import CutWork, ScanWork
 from curation.selection.filters import SelectionConfig
@@ -85,6 +86,7 @@ def make_plan(config: CurationConfig, *further: Step) -> Plan:
         HASH,
         ASSIGN,
         *(w.step for w in shard_works(config)),
+        LISTED_CAPTIONS,
         select_step(config.selection),
         *further,
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -25,6 +26,7 @@ FormatName = Annotated[str, typer.Argument(metavar="FORMAT", help="A format of d
 class CaptionOf(StrEnum):
     """Which caption comes first."""
 
+    listed = "listed"
     summary = "summary"
     video = "video"
     frame = "frame"
@@ -54,9 +56,16 @@ def import_data(
         "entries": len(imported.rows),
         "new_rows": imported.new_rows,
         "states": dict(imported.states),
+        "spans": imported.num_spans,
         "problems": problems,
     }
     console.emit(result, json, lambda: _show_imported(imported, problems))
+    if imported.num_spans:
+        print(
+            f"cutroom: {imported.num_spans} entries list a span of their footage; spans stay in the table `listed` and "
+            "say which clips take their captions, but clips are cut where the footage is",
+            file=sys.stderr,
+        )
     if not imported.states["done"] and imported.states["failed"]:
         raise typer.Exit(1)
 
@@ -82,7 +91,7 @@ def export_data(
         bool | None,
         typer.Option("--spans/--files", help="List spans of the sources, or a file for each clip."),
     ] = None,
-    caption: Annotated[CaptionOf, typer.Option(help="Which caption comes first.")] = CaptionOf.summary,
+    caption: Annotated[CaptionOf, typer.Option(help="Which caption comes first.")] = CaptionOf.listed,
     config: Config = None,
     set_: Set = None,
     json: Json = False,

@@ -15,6 +15,7 @@ from curation.captions.fit import CaptionFit
 from curation.captions.spending import Spent, spent
 from curation.cuts.boundaries import seconding_only
 from curation.ingest import Given, assign, give, places_not_there, settle_given_again
+from curation.listed_captions import settle_listed_captions
 from curation.pipeline import CurationConfig, check_weights, hash_work, make_plan, shard_works
 from curation.selection.verdicts import Selected
 from flows.plans import current_settings, open_engine, selected_earlier
@@ -137,8 +138,9 @@ def _score_and_select(engine: Engine, config: CurationConfig, window_shards: int
         for work in works:
             rows += run_windows(work, engine, over).rows
         settled.update(shards)
+    rows += Counter(listed_captions=settle_listed_captions(ledger, run_id=engine.run_id))
     stateful = [table for work in works for table in work.step.writes if TABLES[table].stateful]
-    states = count_states(ledger, ["sources", *stateful])
+    states = count_states(ledger, ["sources", *stateful, "listed_captions"])
     artifacts.show_states(states)
     refuse_total_failure(ledger, states)
     selected = select_clips(ledger, config.selection, engine.run_id)

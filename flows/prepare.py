@@ -10,6 +10,7 @@ from typing import Any
 
 import polars as pl
 
+from curation.listed_captions import settle_listed_captions
 from flows.plans import current_settings, later_plan, open_engine
 from flows.settings import Settings
 from tasks.encoding import LatentWork, TextWork, check_encoders
@@ -39,7 +40,7 @@ def encode(flags: Mapping[str, Any], toml: Path | None = None) -> Encoded:
 
 
 def encode_kept(settings: Settings, store: Store, current: Plan) -> Encoded:
-    """Encodes the kept clips that have no latents or no text embedding yet.
+    """Encodes the kept clips that have no latents or no text embedding yet, or another caption than was encoded.
 
     Raises:
         SettingsError: weights on this machine cannot be read.
@@ -49,6 +50,7 @@ def encode_kept(settings: Settings, store: Store, current: Plan) -> Encoded:
     works = (LatentWork(settings.encode, settings.limits), TextWork(settings.encode))
     plan = later_plan(settings, current, *(w.step for w in works))
     with open_engine(settings, plan) as engine:
+        settle_listed_captions(engine.ledger, run_id=engine.run_id)
         over = windows(engine.ledger.shards(), settings.window_shards, steps=len(works))
         rows = sum((run_windows(work, engine, over).rows for work in works), start=Counter())
         states = count_states(engine.ledger, [w.step.ledger_table for w in works])

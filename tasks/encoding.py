@@ -20,13 +20,14 @@ from curation.engine.work import Outputs, Unit, by_video, in_batches, settled
 from curation.footage.clip_frames import Bucket, Sampled, read_clips, sample
 from curation.footage.media import MediaLimits
 from curation.ingest import open_source
+from curation.listed_captions import METHOD
 from curation.sources import find_source
 from models.digest import weights_id
 from models.latent_scaling import scaling_of
 from models.weight_files import check_weights
 from warehouse.errors import InputError, MediaError, SettingsError, WeightsError
 from warehouse.ledger import Ledger
-from warehouse.plan import FACTS, WEIGHTS, Step
+from warehouse.plan import FACTS, WEIGHTS, Step, digest
 
 CAPTIONS = ("frame", "video", "summary")
 _TEXT_SETTINGS = (
@@ -34,6 +35,7 @@ _TEXT_SETTINGS = (
     "tokenizer_subfolder",
     "max_length",
     "text_dtype",
+    "listed_captions",
     "cleaning",
     "score_words",
 )
@@ -69,6 +71,9 @@ class EncodeConfig:
     """What a text encoder in transformers' layout computes in; T5-XXL takes 19 GB in float32, half of it in the others."""
     caption_shares: tuple[float, float, float] = (0.5, 0.25, 0.25)
     """Shares of clips that take the middle frame's caption, the video's, the summary (SVD, appendix D)."""
+    listed_captions: bool = True
+    """A clip that imported lists say something of takes what they say, one of several drawn; else it draws by the shares,
+    as all clips do where this is off."""
     cleaning: CleaningConfig | None = None
     """What is done to captions before one is chosen, and to prompts; none takes them as they were written."""
     score_words: ScoreWordsConfig | None = None
@@ -243,27 +248,42 @@ class TextWork:
             names[config.tokenizer_subfolder] = _inside(config.text_encoder, config.tokenizer_subfolder)
         settings |= {WEIGHTS: {name: weights_id(path, "coca") for name, path in names.items()}}
         told = _SCORES if config.score_words else ()
-        reads = ("clips", "captions", "summaries", *told)
+        listed = ("listed_captions",) if config.listed_captions else ()
+        reads = ("clips", "captions", "summaries", *listed, *told)
         step = Step("encode_text", 3, reads, ("text_embeddings",), settings)
         object.__setattr__(self, "step", step)
 
     def split(self, ledger: Ledger, shard: str, ids: Sequence[tuple]) -> Iterable[Sequence[tuple]]:
         return in_batches(ids, 256)
 
+    def outdated(self, ledger: Ledger, shard: str) -> list[tuple]:
+        """Clips whose listed captions a later import changed, so that others are theirs than were encoded."""
+        if not self.config.listed_captions:
+            return []
+        columns = ["clip_id", "caption", "caption_method", "state"]
+        rows = ledger.read("text_embeddings", shard, columns).filter(pl.col("state") != "failed")
+        listed = ledger.read("listed_captions", shard, ["clip_id", "state"]).filter(pl.col("state") == "done")
+        of_lists = pl.col("caption_method").str.starts_with(METHOD).fill_null(False)
+        rows = rows.filter(of_lists | pl.col("clip_id").is_in(listed["clip_id"].to_list()))
+        now = self._choose(ledger, shard, rows["clip_id"].to_list())
+        encoded = rows.select("clip_id", "caption", "caption_method").iter_rows()
+        return [(i,) for i, *said in encoded if (now[i] or (None, None)) != tuple(said)]
+
     def run(self, ledger: Ledger, unit: Unit, outputs: Outputs) -> None:
         ids = [i for (i,) in unit.ids]
-        wanted = [("clip_id", "in", ids)]
-        captions = {
-            r["clip_id"]: r for r in ledger.read("captions", unit.shard, filters=wanted).iter_rows(named=True)
-        }
-        summaries = ledger.read("summaries", unit.shard, filters=wanted)
-        for row in summaries.iter_rows(named=True):
-            captions[row["clip_id"]] |= {"summary_caption": row["summary"], "summary_method": row["method"]}
+        chosen = self._choose(ledger, unit.shard, ids)
+        outputs.append("text_embeddings", self._rows(chosen, dict(zip(ids, unit.attempts, strict=True))))
+
+    def _choose(self, ledger: Ledger, shard: str, ids: Sequence[str]) -> dict[str, tuple[str, str] | None]:
+        """Caption, as it is encoded, and method of each clip."""
+        if not ids:
+            return {}
         config = self.config
+        captions = _written(ledger, shard, ids, config.listed_captions)
         chosen = {i: choose_caption(i, captions[i], config.caption_shares, config.cleaning) for i in ids}
         if config.score_words is not None:
-            chosen = _telling_scores(ledger, unit, chosen, config.score_words)
-        outputs.append("text_embeddings", self._rows(chosen, dict(zip(ids, unit.attempts, strict=True))))
+            chosen = _telling_scores(ledger, shard, chosen, config.score_words)
+        return chosen
 
     def _rows(
         self, chosen: Mapping[str, tuple[str, str] | None], spent: Mapping[str, int]
@@ -288,14 +308,27 @@ class TextWork:
         return rows
 
 
+def _written(ledger: Ledger, shard: str, ids: Sequence[str], listed: bool) -> dict[str, dict[str, Any]]:
+    """All that was written of each clip, and with `listed` what lists say, as `choose_caption` takes it."""
+    wanted = [("clip_id", "in", list(ids))]
+    captions = {r["clip_id"]: r for r in ledger.read("captions", shard, filters=wanted).iter_rows(named=True)}
+    for row in ledger.read("summaries", shard, filters=wanted).iter_rows(named=True):
+        captions[row["clip_id"]] |= {"summary_caption": row["summary"], "summary_method": row["method"]}
+    if listed:
+        columns = ["clip_id", "captions", "methods"]
+        for clip_id, said, methods in ledger.read("listed_captions", shard, columns, wanted).iter_rows():
+            captions[clip_id] |= {"listed_captions": said, "listed_methods": methods}
+    return captions
+
+
 def _telling_scores(
-    ledger: Ledger, unit: Unit, chosen: Mapping[str, tuple[str, str] | None], config: ScoreWordsConfig
+    ledger: Ledger, shard: str, chosen: Mapping[str, tuple[str, str] | None], config: ScoreWordsConfig
 ) -> dict[str, tuple[str, str] | None]:
     """The chosen captions with what the clips score."""
     wanted = [("clip_id", "in", list(chosen))]
     columns = {"aesthetics": ["score"], "motion": ["score", "camera"]}
     aesthetics, motion = (
-        {i: told for i, *told in ledger.read(t, unit.shard, ["clip_id", *names], filters=wanted).iter_rows()}
+        {i: told for i, *told in ledger.read(t, shard, ["clip_id", *names], filters=wanted).iter_rows()}
         for t, names in columns.items()
     )
 
@@ -309,20 +342,31 @@ def _telling_scores(
 def choose_caption(
     clip_id: str, row: Mapping[str, Any], shares: Sequence[float], cleaning: CleaningConfig | None = None
 ) -> tuple[str, str] | None:
-    """Caption and method for a clip: a draw by the shares that depends on the clip alone.
+    """Caption and method for a clip: one of its listed captions (Open-Sora-Plan's rule), else a draw by the shares; what
+    is drawn depends on the clip alone.
 
     Another takes its place where one is missing, or is not used once it is cleaned; None where there is none.
     """
-    point = int.from_bytes(hashlib.sha256(clip_id.encode()).digest()[:8], "big") / 2**64 * sum(shares)
-    first = int(np.searchsorted(np.cumsum(shares), point, side="right"))
-    for kind in (CAPTIONS[first], *CAPTIONS):
-        caption = row.get(f"{kind}_caption")
+    listed = list(zip(row.get("listed_captions") or (), row.get("listed_methods") or (), strict=True))
+    drawn = int(digest([clip_id, "listed"]), 16) % len(listed) if listed else 0
+    written = _by_shares(clip_id, row, shares)
+    for caption, method in (*listed[drawn:], *listed[:drawn], *written):
         if caption and cleaning is not None:
             caption = clean(caption, cleaning)
             caption = None if fault(caption, cleaning) else caption
         if caption:
-            return caption, row[f"{kind}_method"]
+            return caption, method
     return None
+
+
+def _by_shares(
+    clip_id: str, row: Mapping[str, Any], shares: Sequence[float]
+) -> Iterator[tuple[str | None, str | None]]:
+    """What models wrote of a clip, with its method: the one that is drawn by the shares, then all."""
+    point = int.from_bytes(hashlib.sha256(clip_id.encode()).digest()[:8], "big") / 2**64 * sum(shares)
+    first = int(np.searchsorted(np.cumsum(shares), point, side="right"))
+    for kind in (CAPTIONS[first], *CAPTIONS):
+        yield row.get(f"{kind}_caption"), row.get(f"{kind}_method")
 
 
 def as_caption(prompt: str, config: EncodeConfig) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 
 import polars as pl
 
+from curation.cuts.clips import REASONS
 from curation.selection.filters import SelectionConfig, score_columns
 from curation.selection.verdicts import Selected, gather_scores, select
 from tasks import artifacts
@@ -15,6 +16,8 @@ from tasks.tracking import step
 from warehouse.errors import WarehouseError
 from warehouse.ledger import Ledger
 
+MAX_REASONS = 3
+"""Reasons of one table that are told where there is no clip."""
 States = Mapping[str, Mapping[str, int]]
 
 
@@ -23,12 +26,24 @@ def select_clips(ledger: Ledger, config: SelectionConfig, run_id: str) -> Select
     """Freezes the thresholds and judges every clip; None if there is no clip to select from."""
     clips = ledger.read_all("clips", ["state"])
     if not (clips["state"] == "done").any():
-        note("no clip to select from")
+        note(why_no_clip(ledger))
         return None
     selected = select(ledger, config, run_id=run_id)
     artifacts.show_funnel(selected)
     artifacts.show_histograms(gather_scores(ledger, None, score_columns(config)), selected.thresholds)
     return selected
+
+
+def why_no_clip(ledger: Ledger) -> str:
+    """A sentence for people: that there is no clip, and the reasons that most sources, videos or spans have for it."""
+    told = []
+    for table, rows in (("sources", "source"), ("videos", "video"), ("clips", "span")):
+        states = ledger.read_all(table, ["state", "cause"]).filter(pl.col("state") != "done")
+        for cause, count in Counter(states["cause"]).most_common(MAX_REASONS):
+            meaning = f" ({REASONS[cause]})" if cause in REASONS else ""
+            told.append(f"{count} {rows}{'s' if count > 1 else ''}: {cause}{meaning}")
+    reasons = "; ".join(told) or "there is no footage"
+    return f"no clip was found, so there is nothing to select from: {reasons}"
 
 
 def count_states(ledger: Ledger, tables: Iterable[str]) -> States:

@@ -63,9 +63,10 @@ def _quality(rng: np.random.Generator, _: Shot) -> dict[str, Any]:
     margin = float(rng.choice([0.0, 0.0, 0.1]))
     letterbox = {"letterbox": 2 * margin, "bar_top": margin, "bar_bottom": margin}
     pillarbox = {"pillarbox": 0.0, "bar_left": 0.0, "bar_right": 0.0}
+    size = {"width": 160.0, "height": 90.0, "pixels": 14400.0}
     rest = {"aspect": 160 / 90, "fps": float(FPS), "bits_per_pixel": 0.1, "audio": 1.0}
     measured = {"contrast": float(rng.uniform(0.05, 0.3)), "frozen": float(rng.choice([0.0, 0.25]))}
-    return letterbox | pillarbox | rest | measured
+    return letterbox | pillarbox | size | rest | measured
 
 
 def _moved(rng: np.random.Generator) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from curation.formats.imports import LIST, MATCH, Imported, import_list, import_
 from curation.formats.kept import choose
 from curation.formats.registry import find
 from curation.ingest import ASSIGN, GIVE, HASH, list_sources
+from curation.listed_captions import LISTED_CAPTIONS, settle_listed_captions
 from curation.selection.duplicates import DuplicateConfig
 from curation.selection.filters import Filter, SelectionConfig
 from curation.selection.verdicts import select, select_step
@@ -43,6 +44,7 @@ STEPS = (
     Step("scan", 1, ("shards",), ("videos",)),
     Step("cut", 1, ("videos",), ("clips", "cuts")),
     *(Step(name, 1, ("clips",), (name,)) for name in (*SCORES, "captions", "summaries")),
+    LISTED_CAPTIONS,
     select_step(SELECTION),
     Step("encode", 1, ("clips",), ("latents",), {"autoencoder": "embedded", "buckets": ["4x64x64"]}),
     Step("encode_text", 1, ("summaries",), ("text_embeddings",), {"text_encoder": "embedded"}),
@@ -82,6 +84,7 @@ def build(root: Path, footage_folder: Path) -> Ledger:
     _commit(ledger, "cut", "0", clips=spans, cuts=cuts)
     ids = [s["clip_id"] for s in spans if s["state"] == "done"]
     _annotate(ledger, ids)
+    settle_listed_captions(ledger, run_id="test")
     select(ledger, SELECTION, run_id="test")
     kept = [i for i, kept in ledger.read_all("verdicts", ["clip_id", "kept"]).iter_rows() if kept]
     _encode(ledger, kept)

@@ -110,6 +110,7 @@ def test_facts_of_the_file_are_those_of_what_was_written(tmp_path: Path) -> None
     video = video_columns(scan_video(path))
     found = quality(pictures[:2], video)
     assert found["aspect"] == pytest.approx(320 / 120) and found["audio"] == 1
+    assert [found[n] for n in ("width", "height", "pixels")] == [320, 120, 38400]
     assert found["fps"] == 24, "the clip's own"
     assert 0.8 < found["bits_per_pixel"] * (320 * 120 * 30) / (8 * path.stat().st_size) < 1
     silent = write_video(tmp_path / "silent.mp4", pictures, time_base=Fraction(1, 15))

@@ -21,6 +21,7 @@ from curation.formats.exports import RECORD, export
 from curation.formats.imports import MATCH
 from curation.formats.kept import choose, describe
 from curation.formats.registry import find
+from curation.listed_captions import settle_listed_captions
 from curation.selection.explained import explain
 from curation.selection.filters import SelectionConfig
 from curation.selection.verdicts import select, select_step
@@ -195,7 +196,7 @@ def test_the_audit_finds_entries_that_are_missing_and_sources_that_are_unknown(t
     (part,) = ledger.parts("matched")[imported.list_id]
     Path(ledger.store.path(part.path)).unlink()
     assert audit(ledger).tables["matched"].pending == 2
-    row = {n: imported.rows[0][n] for n in TABLES["matched"].schema.names} | {"source_id": "nobody"}
+    row = {n: imported.rows[0].get(n) for n in TABLES["matched"].schema.names} | {"source_id": "nobody"}
     matched = pa.Table.from_pylist([row], TABLES["matched"].schema)
     ledger.commit(MATCH, imported.list_id, {"matched": matched.to_batches()}, run_id="test")
     problems = {(p.table, p.kind, p.id) for p in audit(ledger).problems}
@@ -228,11 +229,11 @@ def test_nothing_is_a_list(tmp_path: Path) -> None:
 def test_a_clip_tells_what_lists_say_of_its_footage(ledger: Ledger, tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text(f"path,text\n{tmp_path}/footage/a.mp4,it is said\nb.mp4,of another\n")
     exchange.into(tmp_path / "w", "open-sora", tmp_path / "list.csv")
+    settle_listed_captions(ledger, run_id="test")
     clip = describe(choose(ledger.store, "default"))[0]
-    said = [c for c in explain(ledger, clip.clip_id).captions if c["of"] == "list"]
-    assert said == [
-        {"of": "list", "text": "it is said", "method": f"open-sora: {tmp_path}/list.csv", "status": "ok"}
-    ]
+    said = [c for c in explain(ledger, clip.clip_id).captions if c["of"] == "listed"]
+    method = f"listed, open-sora: {tmp_path}/list.csv"
+    assert said == [{"of": "listed", "text": "it is said", "method": method, "status": "ok"}]
 
 
 def test_an_earlier_selection_and_a_training_run_can_be_exported(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ import polars as pl
 import pyarrow as pa
 from annotation_rows import FPS, annotation, seeded, settled
 
+from curation.listed_captions import LISTED_CAPTIONS, settle_listed_captions
 from curation.reel.shots import Shot, random_shots, render_moments
 from curation.selection.filters import Filter, SelectionConfig
 from curation.selection.verdicts import select, select_step
@@ -60,7 +61,7 @@ PER_CLIP = (
 STEPS = (
     Step("give", 1, (), ("given",)),
     Step("list", 1, (), ("listed",)),
-    Step("match", 1, ("given", "listed"), ("matched",)),
+    Step("match", 2, ("given", "listed"), ("matched",)),
     Step("hash", 1, ("given",), ("sources",)),
     Step("assign", 1, ("sources",), ("shards",)),
     Step("scan", 1, ("shards",), ("frame_scores", "flow", "grid_frames", "videos"), {"grid_fps": 2.0}),
@@ -69,6 +70,7 @@ STEPS = (
         Step(name, 2, ("videos", "clips", "grid_frames"), (name,), {"model": "embedded", "pretrained": None})
         for name in PER_CLIP
     ),
+    LISTED_CAPTIONS,
     select_step(SELECTION),
     Step("encode", 1, ("clips",), ("latents",), {"autoencoder": "embedded", WEIGHTS: {"embedded": "a"}}),
     Step(
@@ -192,6 +194,7 @@ def _fill_shard(
     for name in PER_CLIP:
         rows = [annotation(name, i, clip, copies) for i, clip in enumerate(clips)]
         commit(ledger, name, shard, **{name: rows})
+    settle_listed_captions(ledger, run_id=RUN_ID)
 
 
 class _Film:

@@ -152,6 +152,9 @@ _QUALITY = _per_clip(
         "pairs of neighbouring grid frames between which nothing changes; null for a single frame",
         unit="share of the pairs",
     ),
+    column("width", pa.float32(), "as displayed, bars included", unit="px"),
+    column("height", pa.float32(), "as displayed, bars included", unit="px"),
+    column("pixels", pa.float32(), "width times height", unit="px"),
     column("aspect", pa.float32(), "width over height as displayed, bars included"),
     column("fps", pa.float32(), "frames of the clip over its length", unit="1/s"),
     column(
@@ -234,6 +237,17 @@ _SIMILARITY = _per_clip(
     ),
 )
 
+_LISTED_CAPTIONS = _per_clip(
+    "listed_captions",
+    column(
+        "captions",
+        pa.list_(pa.string()),
+        "what imported lists say of the footage, or of a span that the clip lies in; each once, in their order",
+    ),
+    column("methods", pa.list_(pa.string()), "the list that each is from: `listed, <format>: <URI>`"),
+    column("status", pa.string(), "ok: they stand as the list has them"),
+)
+
 ANNOTATIONS = (
     _MOTION,
     _RAFT_MOTION,
@@ -247,4 +261,5 @@ ANNOTATIONS = (
     _CAPTIONS,
     _SUMMARIES,
     _SIMILARITY,
+    _LISTED_CAPTIONS,
 )

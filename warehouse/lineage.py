@@ -18,7 +18,6 @@ import pyarrow.compute as pc
 from warehouse.descendants import checkpoints_with, datasets_with
 from warehouse.errors import WarehouseError
 from warehouse.ledger import Ledger, Part
-from warehouse.listed import entries_of
 from warehouse.schema import TABLES
 from warehouse.table import Table
 
@@ -108,7 +107,7 @@ class Explanation:
     """kept, rejected_by, failed_filters, near_duplicate_of (the clip that is kept in its place), near_duplicate_by,
     selection, path (of the frozen file); null when nothing judged the clip."""
     captions: tuple[Mapping[str, Any], ...]
-    """of (frame, video, summary, or list: what an imported list says of the footage), text, method, status."""
+    """of (frame, video, summary, or listed: what an imported list says), text, method, status."""
     tables: tuple[Mapping[str, Any], ...]
     """Each file that tells of the clip: table, key, step, version, run, generation, path, read (digests by table)."""
     datasets: tuple[Mapping[str, Any], ...]
@@ -293,10 +292,9 @@ class _Life:
                     "method": row[f"{prefix}method"],
                     "status": row[f"{prefix}status"],
                 }
-        for source in self.sources():
-            for entry in entries_of(self.ledger, source["source_id"]):
-                said = {"of": "list", "method": f"{entry['format']}: {entry['uri']}", "status": "ok"}
-                yield from (said | {"text": text} for text in entry["captions"] or ())
+        listed = self.rows.get("listed_captions", {})
+        for text, method in zip(listed.get("captions") or (), listed.get("methods") or (), strict=True):
+            yield {"of": "listed", "text": text, "method": method, "status": listed["status"]}
 
     def tables(self) -> Iterator[dict[str, Any]]:
         for name in TABLES:

@@ -5,7 +5,8 @@ ids that nothing is missing, doubled or unknown::
 
     given -> sources -> shards -> videos -> frame_scores, flow, grid_frames
                                        \\-> cuts -> clips -> motion, text_area, ... -> verdicts -> latents, text_embeddings
-    listed -> matched (beside them: what imported lists say, and which sources of `given` they say it of)
+    listed -> matched (beside them: what imported lists say, and which sources of `given` they say it of; what they say of
+                       each clip is one more table of the clips, `listed_captions`)
 
 **Key.** ``hash(table, step version, step config, keys of the tables that the step reads)``; see `warehouse.plan`.
 
@@ -16,8 +17,9 @@ reason as its cause). An id without a row is pending; pending is never written.
 (`TRANSIENT_CAUSES`) is tried again, up to `MAX_ATTEMPTS` times in all; any other failure is final at once and is tried
 again on demand only (``--retry-failed``). A retry writes the next generation of its shard with the rows that it
 settled; for an id the highest generation counts. A list that is imported again settles anew the entries whose file has
-come, gone or changed since. A source that failed because its file was not there, or not whole, becomes ``skipped``
-(``given_again``) once the file was given again and read.
+come, gone or changed since. Rows of `listed_captions`, and of `text_embeddings` that follow from them, are settled anew
+where a later import says something else of their clip. A source that failed because its file was not there, or not
+whole, becomes ``skipped`` (``given_again``) once the file was given again and read.
 """
 
 from __future__ import annotations
@@ -82,6 +84,11 @@ _MATCHED = Table(
     (
         column("entry_id", pa.string(), "hash of the list's id and the entry's position in it"),
         column("source_id", pa.string(), "the source that it became; null when it could not be used"),
+        column(
+            "import_number",
+            pa.int64(),
+            "counts the imports of this warehouse; of versions of one list, the one that was imported last is read",
+        ),
     ),
     Expects("listed", ("entry_id",)),
     by_shard=False,

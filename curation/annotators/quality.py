@@ -1,4 +1,4 @@
-"""What else users filter footage by: contrast, black bars, frozen pictures, shape, frame rate, bit rate, sound.
+"""What else users filter footage by: contrast, black bars, frozen pictures, size, shape, frame rate, bit rate, sound.
 
 Bars are searched in several frames together: a row or column belongs to a bar if it is black in all of them, and the
 bar ends at an edge, since a dark picture that fades into its rim has no bar. A bar with subtitles in it ends where
@@ -64,7 +64,7 @@ class QualityAnnotator:
     """Plain facts of a clip's pixels and of its file, each a score of its own."""
 
     name: ClassVar[str] = "quality"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     reads: ClassVar[tuple[str, ...]] = ("videos", "grid_frames")
     config_type: ClassVar[type] = QualityConfig
 
@@ -102,6 +102,9 @@ class QualityAnnotator:
 def _file_facts(video: Mapping[str, Any]) -> dict[str, float | None]:
     width, height, fps, bit_rate = (video[name] for name in ("width", "height", "fps", "bit_rate"))
     return {
+        "width": float(width),
+        "height": float(height),
+        "pixels": float(width * height),
         "aspect": width / height,
         "bits_per_pixel": bit_rate / (width * height * fps) if bit_rate and fps else None,
         "audio": float(video["has_audio"]),

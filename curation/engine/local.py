@@ -72,7 +72,7 @@ def _settle(
 ) -> None:
     """Passes over a shard until nothing is pending: the first for all, further ones for transient failures."""
     before: Pending | None = None
-    while pending := ledger.pending(work.step, shard, retry_failed=retry_failed):
+    while pending := _pending(work, ledger, shard, retry_failed):
         _check_progress(work, shard, before, pending)
         before = pending
         units = list(_units(work, ledger, shard, pending))
@@ -85,6 +85,14 @@ def _settle(
         for done in finished:
             shutil.rmtree(done.folder)
         retry_failed = False
+
+
+def _pending(work: Work, ledger: Ledger, shard: str, retry_failed: bool) -> Pending:
+    """Ids without a final row, and those whose row is out of date (see `work.Renews`)."""
+    pending = ledger.pending(work.step, shard, retry_failed=retry_failed)
+    if find := getattr(work, "outdated", None):
+        return Pending(dict.fromkeys(find(ledger, shard), 0) | dict(pending.attempts))
+    return pending
 
 
 def _run_units(

@@ -46,6 +46,13 @@ class Work(Protocol):
         """Settles every id of the unit: appends rows, the ledger table's with their state."""
 
 
+class Renews(Protocol):
+    """What a work has besides whose rows follow from others that may be settled anew."""
+
+    def outdated(self, ledger: Ledger, shard: str) -> list[tuple]:
+        """Ids with a row that would say something else now; it is settled once more, as if it had none."""
+
+
 class Outputs:
     """Rows of one unit on their way to the commit, one Arrow stream file per table: a unit of any size fits in memory."""
 

@@ -63,7 +63,8 @@ class Clip:
     """As displayed, in pixels."""
     height: int
     captions: Mapping[str, str]
-    """By who wrote it: summary, video, frame; those that there are, the preferred first."""
+    """By who wrote it: listed (listed_2, ... where lists say more), summary, video, frame; those that there are, the
+    preferred first."""
     scores: Mapping[str, float | None]
     """By annotator."""
     path: str = ""
@@ -73,6 +74,13 @@ class Clip:
     def caption(self) -> str:
         """The preferred caption, or nothing."""
         return next(iter(self.captions.values()), "")
+
+    @property
+    def equal_captions(self) -> list[str]:
+        """Captions of which any may stand for the clip, each once: the listed ones alone where they are preferred."""
+        listed = [text for kind, text in self.captions.items() if kind.startswith("listed")]
+        preferred = listed if self.caption in listed[:1] else self.captions.values()
+        return list(dict.fromkeys(preferred))
 
     @property
     def end_s(self) -> float:

@@ -52,7 +52,7 @@ def export(
     *,
     limits: MediaLimits,
     media: Media | None = None,
-    caption: str = "summary",
+    caption: str = "listed",
 ) -> Exported:
     """Writes a list of the chosen clips.
 

@@ -85,13 +85,14 @@ def _schema(clips: Sequence[Clip], embedded: bool) -> pa.Schema:
     """Columns, with the description by which `datasets` knows them."""
     text, number, whole = pa.string(), pa.float64(), pa.int64()
     columns = {"clip_id": text, "video": _VIDEO} if embedded else {"clip_id": text, "path": text}
-    columns |= dict.fromkeys(("video_id", "source", "text", *(f"caption_{k}" for k in CAPTIONS)), text)
+    kinds = dict.fromkeys([*CAPTIONS, *sorted({k for c in clips for k in c.captions})])
+    columns |= dict.fromkeys(("video_id", "source", "text", *(f"caption_{k}" for k in kinds)), text)
     columns |= {"start_s": number, "end_s": number, "start_frame": whole, "end_frame": whole}
     columns |= {"num_frames": whole, "fps": number, "height": whole, "width": whole}
     columns |= dict.fromkeys(sorted({name for c in clips for name in c.scores}), number)
-    kinds = {text: "string", number: "float64", whole: "int64"}
+    types = {text: "string", number: "float64", whole: "int64"}
     features = {
-        n: {"_type": "Video"} if t == _VIDEO else {"dtype": kinds[t], "_type": "Value"}
+        n: {"_type": "Video"} if t == _VIDEO else {"dtype": types[t], "_type": "Value"}
         for n, t in columns.items()
     }
     return pa.schema(list(columns.items()), {"huggingface": json.dumps({"info": {"features": features}})})

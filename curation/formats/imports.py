@@ -26,12 +26,14 @@ from curation.ingest import ASSIGN, GIVE, HASH, give_rows, list_sources
 from warehouse.claims import claim
 from warehouse.errors import FormatError, MediaError, WarehouseError
 from warehouse.ledger import Ledger
+from warehouse.listed import import_numbers, newest_lists
 from warehouse.plan import Plan, Step, digest
 from warehouse.schema import TABLES
 from warehouse.store import Store
 
+_SPAN = ("start_s", "end_s", "start_frame", "end_frame")
 LIST = Step("list", 1, (), ("listed",))
-MATCH = Step("match", 1, ("given", "listed"), ("matched",))
+MATCH = Step("match", 2, ("given", "listed"), ("matched",))
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Imported:
 
     list_id: str
     rows: tuple[Mapping[str, Any], ...]
-    """Rows of `listed` and `matched` joined, in the order of the list."""
+    """Rows of `listed` and `matched` joined, in the order of the list, without the import's number."""
     new_rows: int
     """Those of `matched` that this import wrote."""
 
@@ -53,6 +55,12 @@ class Imported:
         return counts
 
     @property
+    def num_spans(self) -> int:
+        """Entries that can be used and are of a span of their footage."""
+        done = [row for row in self.rows if row["state"] == "done"]
+        return sum(any(row[n] is not None for n in _SPAN) for row in done)
+
+    @property
     def problems(self) -> list[Mapping[str, Any]]:
         """Rows of entries that could not be used."""
         return [row for row in self.rows if row["state"] != "done"]
@@ -62,10 +70,12 @@ def import_plan(store: Store) -> Plan:
     """The warehouse's plan with the tables of imported lists, saved; a first one where there is none."""
     ingest = Plan.of([GIVE, LIST, MATCH, HASH, ASSIGN])
     plan = Plan.load(store) if store.exists("plans/current.json") else ingest
-    if "matched" not in plan.keys:
-        added = Plan.of([GIVE, LIST, MATCH])
+    added = Plan.of([GIVE, LIST, MATCH])
+    if plan.keys.get("matched") != added.keys["matched"]:
         plan = Plan(
-            {**added.keys, **plan.keys}, {**added.reads, **plan.reads}, {**added.config, **plan.config}
+            {**added.keys, **plan.keys, "matched": added.keys["matched"]},
+            {**added.reads, **plan.reads},
+            {**added.config, **plan.config},
         )
     plan.save(store)
     return plan
@@ -106,7 +116,7 @@ def import_list(
             give_rows(ledger, sources, run_id=run_id)
         ids = {row["uri"]: row["source_id"] for row in sources}
         matched = [_matched(row["entry_id"], place, ids) for row, place in zip(listed, found, strict=True)]
-        new = list(_changed(ledger, list_id, matched))
+        new = _to_settle(ledger, list_id, matched)
         if new:
             _commit(ledger, MATCH, list_id, new, run_id)
     return Imported(list_id, tuple(a | b for a, b in zip(listed, matched, strict=True)), len(new))
@@ -227,7 +237,7 @@ def _listed(list_id: str, number: int, entry: Entry) -> dict[str, Any]:
         "path": entry.path,
         "captions": list(entry.captions),
         "columns": _as_text(entry.columns),
-        **{n: getattr(entry, n) for n in ("start_s", "end_s", "start_frame", "end_frame")},
+        **{n: getattr(entry, n) for n in _SPAN},
     }
 
 
@@ -236,6 +246,17 @@ def _matched(entry_id: str, found: str | _Unusable, sources: Mapping[str, str]) 
     if isinstance(found, _Unusable):
         return row | settled(1, found.state, found.cause, found.detail)
     return row | {"source_id": sources[found.encode("utf-8", "backslashreplace").decode()]} | settled(1)
+
+
+def _to_settle(ledger: Ledger, list_id: str, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows that are new or changed; all of them where another version of the list has been imported since."""
+    lists = import_numbers(ledger)
+    if is_superseded := list_id in set(lists["list_id"]) - set(newest_lists(ledger)):
+        known = dict(ledger.read("matched", list_id, ["entry_id", "attempt"]).iter_rows())
+        rows = [row | {"attempt": known.get(row["entry_id"], 0) + 1} for row in rows]
+    new = rows if is_superseded else _changed(ledger, list_id, rows)
+    number = (lists["import_number"].max() or 0) + 1
+    return [row | {"import_number": number} for row in new]
 
 
 def _changed(ledger: Ledger, list_id: str, rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:

@@ -23,6 +23,7 @@ from warehouse.store import Entry, Store
 from warehouse.table import Table
 
 CAPTIONS = {
+    "listed": ("listed_captions", "captions"),
     "summary": ("summaries", "summary"),
     "video": ("captions", "video_caption"),
     "frame": ("captions", "frame_caption"),
@@ -115,7 +116,7 @@ def _of_run(ledger: Ledger, name: str, run: Mapping[str, Any]) -> Chosen:
     )
 
 
-def describe(chosen: Chosen, *, caption: str = "summary") -> list[Clip]:
+def describe(chosen: Chosen, *, caption: str = "listed") -> list[Clip]:
     """The clips, by video and in order of time.
 
     Args:
@@ -146,13 +147,19 @@ def _of_shard(chosen: Chosen, shard: str, caption: str) -> Iterator[Clip]:
     order = sorted(CAPTIONS, key=lambda kind: kind != caption)
     for span in spans.iter_rows(named=True):
         video, clip_id = videos[span["video_id"]], span["clip_id"]
-        captions = {k: said[k][clip_id] for k in order if k in said and said[k].get(clip_id)}
+        captions = dict(c for k in order for c in _named(k, said.get(k, {}).get(clip_id)))
         yield Clip(
             **{n: span[n] for n in _SPAN},
             **{n: video[n] for n in ("uri", "fps", "width", "height")},
             captions=captions,
             scores={name: values.get(clip_id) for name, values in scores.items()},
         )
+
+
+def _named(kind: str, said: str | Sequence[str] | None) -> Iterator[tuple[str, str]]:
+    """Captions of one kind by name; of several (listed ones) the second is `listed_2`."""
+    texts = [said] if isinstance(said, str) else said or []
+    yield from ((kind if n == 1 else f"{kind}_{n}", text) for n, text in enumerate(texts, 1) if text)
 
 
 def unusable(clip: Clip, cause: str, detail: str) -> dict[str, str]:

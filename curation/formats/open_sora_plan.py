@@ -104,7 +104,7 @@ def write(clips: Sequence[Clip], target: Target) -> None:
 def _as_item(clip: Clip, spans: bool) -> dict[str, Any]:
     item = {
         "path": clip.path.removeprefix("/"),
-        "cap": list(dict.fromkeys(clip.captions.values())),
+        "cap": clip.equal_captions,
         "resolution": {"height": clip.height, "width": clip.width},
         "num_frames": clip.num_frames,
         "fps": clip.fps,

@@ -24,6 +24,7 @@ MAX_KEPT = 9
 MAX_REJECTED = 12
 MAX_PER_REASON = 3
 CAPTION_COLUMNS = {
+    "listed_captions": ["clip_id", "captions", "methods"],
     "captions": ["clip_id", "frame_caption", "frame_method", "video_caption", "video_method"],
     "summaries": ["clip_id", "summary", "method"],
 }
@@ -90,7 +91,7 @@ class MethodRow:
     @property
     def is_embedded(self) -> bool:
         """Methods name their model between separators, as coca-embedded-8-frames does."""
-        return "embedded" in re.split(r"[-:+]", self.method)
+        return self.of != "listed" and "embedded" in re.split(r"[-:+]", self.method)
 
 
 def examples(ledger: Ledger, clips: Judged, spans: pl.DataFrame, videos: pl.DataFrame) -> Examples:
@@ -147,7 +148,8 @@ def _captions(
 
 def _captions_of(row: Mapping[str, Any]) -> list[Caption]:
     """A row's captions; a summary that says what the video's caption says stands with it."""
-    found: list[Caption] = []
+    listed = zip(row.get("captions") or (), row.get("methods") or (), strict=True)
+    found = [Caption("listed", text, method) for text, method in listed]
     for of, text, method in CAPTION_KINDS:
         if not row.get(text):
             continue
@@ -214,9 +216,18 @@ def _reason(clip: Mapping[str, Any], thresholds: Mapping[str, Threshold]) -> str
     return f"{score} is {short(clip[score])}, asked for {rule(thresholds[score])}"
 
 
+def _listed_methods(ledger: Ledger) -> list[MethodRow]:
+    """What lists brought along, list by list."""
+    if "listed_captions" not in ledger.plan.keys:
+        return []
+    methods = ledger.read_all("listed_captions", ["methods"]).explode("methods").drop_nulls()
+    counts = methods.group_by("methods").agg(pl.len()).sort("methods")
+    return [MethodRow("listed", method, count, 0) for method, count in counts.iter_rows()]
+
+
 def caption_methods(ledger: Ledger) -> list[MethodRow]:
     """Who wrote how many captions."""
-    rows = []
+    rows = _listed_methods(ledger)
     for of, text, method in CAPTION_KINDS:
         table = "captions" if method in CAPTION_COLUMNS["captions"] else "summaries"
         if table in ledger.plan.keys:
