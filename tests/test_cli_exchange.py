@@ -26,7 +26,7 @@ def test_a_list_goes_in_and_comes_out(tmp_path: Path, env: dict[str, str]) -> No
     (tmp_path / "list.csv").write_text(f"path,text,aes\n{film},a sunrise,5.5\ngone.mp4,nothing,1\n")
     import_ = ("import-data", "open-sora", tmp_path / "list.csv", "-w", tmp_path / "w", "--json")
     done = json.loads(cutroom(*import_, env=env).stdout)
-    assert list(done) == ["list", "entries", "new_rows", "states", "problems"]
+    assert list(done) == ["list", "entries", "new_rows", "states", "spans", "problems"]
     assert done["states"] == {"done": 1, "failed": 1, "skipped": 0, "failed: not_found": 1}
     assert [(p["place"], p["path"], p["cause"]) for p in done["problems"]] == [
         ("line 3", "gone.mp4", "not_found")
@@ -53,13 +53,20 @@ def test_a_list_goes_in_and_comes_out(tmp_path: Path, env: dict[str, str]) -> No
     assert first["clips"] > 0
     clip = json.loads((tmp_path / "out" / "export.json").read_text())["clips"]
     told = [json.loads(cutroom("explain", tmp_path / "w", c, "--json", env=env).stdout) for c in clip]
-    assert "a sunrise" in [c["text"] for t in told for c in t["captions"] if c["of"] == "list"]
+    assert "a sunrise" in [c["text"] for t in told for c in t["captions"] if c["of"] == "listed"]
     files = sorted((tmp_path / "out" / "clips").iterdir())
     assert all(exchange.pictures(f) for f in files)
     again = cutroom(
         "import-data", "open-sora", tmp_path / "out" / "clips.csv", "-w", tmp_path / "w2", "--json", env=env
     )
     assert json.loads(again.stdout)["states"]["done"] == first["clips"]
+
+    tall = cutroom(
+        "select", "-w", tmp_path / "w", "--name", "tall", "--filter", "height=480", "--json", env=env
+    )
+    assert json.loads(tall.stdout)["kept"] == 0, "no film is higher than 100 pixels"
+    bare = cutroom("curate", "-w", tmp_path / "w", "--set", "clips.min_s=9", env=env)
+    assert "no clip was found" in bare.stderr and "too_short (shorter than" in bare.stderr
 
 
 def test_a_list_of_which_nothing_can_be_used_is_a_failure(tmp_path: Path, env: dict[str, str]) -> None:
