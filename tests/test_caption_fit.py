@@ -125,7 +125,10 @@ def test_captions_in_their_place_fit_and_rows_that_slipped_by_one_do_not(ledger:
         rows = ledger.read("summaries", shard, ["clip_id", "summary", "method", "status"]).sort("clip_id")
         slipped = pl.concat([rows["summary"][1:], rows["summary"][:1]])
         write(ledger, "summaries", shard, rows.with_columns(summary=slipped))
+        own = rows.select("clip_id", pl.concat_list("summary", pl.lit("said besides")).alias("captions"))
+        write(ledger, "listed_captions", shard, own.with_columns(methods=["list"] * 2, status=pl.lit("ok")))
     slipped = {fit.of: fit for fit in check_captions(ledger)}
+    assert slipped["listed"].clips == 48 and slipped["listed"].share == fits["summary"].share
     assert not slipped["summary"].fits() and slipped["summary"].share < 0.65
     assert slipped["frame"] == fits["frame"] and slipped["video"] == fits["video"]
 

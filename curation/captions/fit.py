@@ -32,7 +32,7 @@ class CaptionFit:
     """How captions of one kind fit."""
 
     of: str
-    """frame, video or summary."""
+    """frame, video, summary or listed."""
     clips: int
     pairs: int
     """Pairs of a clip and another one with another caption."""
@@ -115,12 +115,16 @@ def check_captions(ledger: Ledger, sample: int = 2000) -> list[CaptionFit]:
     embedded = ledger.read_all("embeddings", ["clip_id", "model", *FRAMES]).drop_nulls()
     embedded = embedded.sort("clip_id").head(sample)
     if embedded.is_empty():
-        return [_nothing(of) for of in kinds]
+        return [_nothing(of) for of in kinds if of != "listed"]
     clip = _model(ledger.plan.config["similarity"], set(embedded["model"]))
     found = []
     for of, (table, column) in kinds.items():
-        rows = embedded.join(ledger.read_all(table, ["clip_id", column]).drop_nulls(), on="clip_id")
-        rows = rows.sort("clip_id")
+        said = ledger.read_all(table, ["clip_id", column])
+        if of == "listed":  # a list may have several; most warehouses have no list
+            said = said.with_columns(pl.col(column).list.first())
+            if not said[column].count():
+                continue
+        rows = embedded.join(said.drop_nulls(), on="clip_id").sort("clip_id")
         captions = rows[column].to_list()
         told = (
             caption_fit(of, _frames(rows), clip.embed_texts(captions), captions) if captions else _nothing(of)
