@@ -15,6 +15,7 @@ from curation.annotators.registry import ANNOTATORS
 from curation.engine.places import RunsOn
 from curation.engine.work import Outputs, Unit, by_video, in_batches, settled
 from models.digest import local_weights, weights_id
+from models.weight_files import memory_of_weights
 from warehouse.errors import CutroomError, SettingsError, WeightsError
 from warehouse.ledger import Ledger
 from warehouse.plan import WEIGHTS, Step, key_settings
@@ -51,16 +52,6 @@ def _names_of_weights(settings: Mapping[str, Any]) -> Iterator[str]:
             yield value
 
 
-def _bytes_of_weights(settings: Mapping[str, Any]) -> int:
-    """What a process needs for the models of local files and folders that settings name, those of a hub uncounted.
-
-    Published files mostly hold numbers of two bytes, and without an accelerator they take four.
-    """
-    places = {local_weights(name) for name in _names_of_weights(settings) if name != "embedded"}
-    files = [file for place in places for file in ([place] if place.is_file() else place.rglob("*"))]
-    return 2 * sum(file.stat().st_size for file in files if file.is_file())
-
-
 @lru_cache(maxsize=4)
 def _loaded(name: str, config: Any) -> Annotator:
     """The annotator with its models, kept by the process from one unit to the next."""
@@ -84,7 +75,7 @@ class AnnotateWork:
     def __post_init__(self) -> None:
         object.__setattr__(self, "step", annotate_step(self.name, self.config))
         object.__setattr__(self, "runs_on", self._chosen("runs_on", "cores"))
-        object.__setattr__(self, "model_bytes", _bytes_of_weights(self.step.config))
+        object.__setattr__(self, "model_bytes", memory_of_weights(_names_of_weights(self.step.config)))
 
     def split(self, ledger: Ledger, shard: str, ids: Sequence[tuple]) -> Iterable[Sequence[tuple]]:
         near = [i for group in by_video(ledger, shard, ids) for i in group]

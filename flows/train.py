@@ -103,7 +103,19 @@ def recipes_of(stages: Sequence[str], settings: Settings) -> list[Recipe]:
         own = [_names(settings.recipes.get(recipe.stage, {}), part) for recipe in recipes]
         leader = next((r for r, o in zip(recipes[::-1], own[::-1], strict=True) if o), recipes[-1])
         recipes = [r if o else _following(r, leader, part) for r, o in zip(recipes, own, strict=True)]
+    for recipe in recipes:
+        _check_shown(recipe)
     return recipes
+
+
+def _check_shown(recipe: Recipe) -> None:
+    network = recipe.network
+    shown = isinstance(network, VideoUNetConfig) and network.condition_channels > 0
+    if recipe.stage in SHOWN and not shown:
+        raise SettingsError(
+            f"stage {recipe.stage} trains a network that is shown frames, but recipes.{recipe.stage}.network is "
+            f"shown none: take a UNet, and set network.condition_channels to its network.latent_channels"
+        )
 
 
 def _names(changes: Mapping[str, Any], part: str) -> bool:

@@ -7,6 +7,7 @@ that was cut short or a file of something else is told by a look.
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import files as files_of
 from pathlib import Path
@@ -106,3 +107,13 @@ def check_packaged(distribution: str) -> None:
                     f"{path} is {'missing' if size is None else f'{size} bytes, not {file.size}'}: the package "
                     f"{distribution} is damaged; install it again"
                 )
+
+
+def memory_of_weights(names: Iterable[str]) -> int:
+    """Bytes that a process needs for models of local files and folders; the embedded and those of a hub count nothing.
+
+    Published files mostly hold numbers of two bytes, and without an accelerator they take four.
+    """
+    places = {local_weights(name) for name in names if name and name != "embedded"}
+    files = [file for place in places for file in ([place] if place.is_file() else place.rglob("*"))]
+    return 2 * sum(file.stat().st_size for file in files if file.is_file())

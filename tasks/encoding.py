@@ -24,10 +24,11 @@ from curation.listed_captions import METHOD
 from curation.sources import find_source
 from models.digest import weights_id
 from models.latent_scaling import scaling_of
-from models.weight_files import check_weights
+from models.weight_files import check_weights, memory_of_weights
 from warehouse.errors import InputError, MediaError, SettingsError, WeightsError
 from warehouse.ledger import Ledger
 from warehouse.plan import FACTS, WEIGHTS, Step, digest
+from warehouse.ranges import MANY, RATE_FPS, check_ranges
 
 CAPTIONS = ("frame", "video", "summary")
 _TEXT_SETTINGS = (
@@ -79,6 +80,16 @@ class EncodeConfig:
     score_words: ScoreWordsConfig | None = None
     """Whether captions tell a clip's aesthetics and motion; none tells nothing. The embedded text encoder does not know
     these words."""
+
+    def __post_init__(self) -> None:
+        check_ranges("encode", self, fps=RATE_FPS, caption_shares=(0, MANY), max_length=(1, MANY))
+        if not sum(self.caption_shares):
+            raise SettingsError(
+                f"encode.caption_shares is {self.caption_shares}: expected one above 0 at least; "
+                f"with encode.listed_captions they are for clips that no list says anything of"
+            )
+        if not self.buckets:
+            raise SettingsError("encode.buckets is empty: expected one at least, as 8x64x64")
 
 
 def check_encoders(config: EncodeConfig) -> None:
@@ -149,14 +160,15 @@ class LatentWork:
     timeout_s: float = 3600.0
     isolated: bool = False
     runs_on: RunsOn = "cores"
-    model_bytes: int = 0
+    model_bytes: int = field(init=False)
     step: Step = field(init=False)
 
     def __post_init__(self) -> None:
         config = self.config
         settings = _told(config, ("buckets", "fps", "autoencoder"), ("autoencoder_subfolder",))
-        found = weights_id(_inside(config.autoencoder, config.autoencoder_subfolder), "autoencoder")
-        settings |= {WEIGHTS: {config.autoencoder: found}}
+        folder = _inside(config.autoencoder, config.autoencoder_subfolder)
+        settings |= {WEIGHTS: {config.autoencoder: weights_id(folder, "autoencoder")}}
+        object.__setattr__(self, "model_bytes", memory_of_weights([folder]))
         if scaled := scaling_of(config.autoencoder, config.autoencoder_subfolder):
             settings[FACTS] = dict(zip(("scale", "shift"), scaled, strict=True))
         step = Step("encode", 2, ("videos", "frame_scores", "clips"), ("latents",), settings)
@@ -235,13 +247,14 @@ class TextWork:
     timeout_s: float = 1800.0
     isolated: bool = False
     runs_on: RunsOn = "cores"
-    model_bytes: int = 0
+    model_bytes: int = field(init=False)
     step: Step = field(init=False)
 
     def __post_init__(self) -> None:
         config = self.config
         settings = _told(config, ("text_encoder", "caption_shares"), _TEXT_SETTINGS)
         names = {config.text_encoder: _inside(config.text_encoder, config.text_subfolder)}
+        object.__setattr__(self, "model_bytes", memory_of_weights(names.values()))
         if config.text_subfolder or config.tokenizer_subfolder:
             folders = {n: getattr(config, n) for n in ("text_subfolder", "tokenizer_subfolder")}
             settings |= folders

@@ -89,6 +89,7 @@ def test_the_documented_annotator_fills_its_own_table_alone_and_selects(
     assert len(list((warehouse / "colourfulness").iterdir())) == 2, "the old table stays"
 
 
+@pytest.mark.long
 def test_a_selection_by_an_own_score_says_what_makes_it_known_again(warehouse: Path, tmp_path: Path) -> None:
     env = env_of(warehouse, documented(tmp_path))
     run("annotate", warehouse, "colourfulness", env=env)
@@ -135,6 +136,7 @@ def test_a_file_that_cannot_be_used_says_why(
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.long
 def test_what_a_server_was_asked_for_is_told_and_shown(warehouse: Path, tmp_path: Path) -> None:
     env = env_of(warehouse, documented(tmp_path))  # another test may have selected by it
     clips = table(warehouse, "captions").filter(state="done").height

@@ -367,3 +367,9 @@ def test_a_servers_key_comes_from_the_environment(monkeypatch: pytest.MonkeyPatc
     with chat_server() as chat:
         annotator(replace(config, url=chat.url)).annotate([captioned(1)])
     assert chat.asked[0].headers["Authorization"] == "Bearer open sesame"
+
+
+@pytest.mark.parametrize("setting", ["attempts", "concurrency", "requests_per_minute"])
+def test_numbers_by_which_no_server_can_be_asked_are_refused(setting: str) -> None:
+    with pytest.raises(SettingsError, match=f"annotators.summaries.server.{setting} is 0"):
+        ServerConfig(**{setting: 0})

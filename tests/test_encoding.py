@@ -21,6 +21,7 @@ from curation.reel.sample_reel import make_reel
 from models.autoencoder import Autoencoder, load_autoencoder
 from models.text_encoder import load_text_encoder
 from tasks.encoding import EncodeConfig, LatentWork, TextWork, choose_caption
+from warehouse.errors import SettingsError
 from warehouse.ledger import Ledger
 from warehouse.plan import Plan
 from warehouse.store import Store
@@ -169,3 +170,12 @@ def test_an_autoencoder_of_whole_videos_packs_a_quarter_of_the_frames(ledger: Le
     )
     assert row["state"] == "done" and list(row["shape"]) == [2, 2, 8, 8]
     assert len(row["latents"]) == 2 * 2 * 2 * 8 * 8
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("caption_shares", (0, 0, 0)), ("caption_shares", (1, -1, 1)), ("fps", 0.0), ("buckets", ())],
+)
+def test_settings_by_which_nothing_can_be_encoded_are_refused(setting: str, value: object) -> None:
+    with pytest.raises(SettingsError, match=f"encode.{setting} is "):
+        EncodeConfig(**{setting: value})

@@ -119,3 +119,17 @@ def test_what_the_weights_cannot_be_sampled_with_is_refused() -> None:
         check_network(UNET, Trained(), LEARNED, None, 8)
     with pytest.raises(SettingsError, match="cannot go on from a piece"):
         Sampling(sampler=LEARNED, loops=2)
+
+
+@pytest.mark.parametrize(
+    ("objective", "options", "message"),
+    [
+        ("edm", {"shift": 5.0}, "shift is 5.0, but the noise levels are karras"),
+        ("v", {"shift": 3.0}, "shift is 3.0, but the noise levels are trailing"),
+        ("v", {"spacing": "trailing", "sigma_max": 3.0}, "sigma_max 3.0, but spacing is trailing"),
+    ],
+)
+def test_levels_that_would_not_be_heeded_are_refused(objective: str, options: dict, message: str) -> None:
+    told = Objective(objective)
+    with pytest.raises(SettingsError, match=message):
+        Sampling(**options).following(Trained(told, Levels.of(told)))

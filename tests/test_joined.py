@@ -250,3 +250,11 @@ def test_stages_before_are_shown_nothing_and_hand_over_their_weights(tmp_path, f
         name = "conv_in.weight"
         torch.testing.assert_close(after[name][:, :4], before[name], atol=1e-6, rtol=0)
         assert float(after[name][:, 4:].abs().max()) < 1e-6, "what is new begins with no say"
+
+
+@pytest.mark.parametrize("network", ["svd-t2v", "latte-s-2", "stdit-xl-2"])
+@pytest.mark.parametrize("stage", SHOWN)
+def test_a_stage_of_shown_frames_refuses_a_network_that_is_shown_none(stage: str, network: str) -> None:
+    settings = Settings(recipes={stage: {"network": network}})
+    with pytest.raises(SettingsError, match=f"stage {stage} trains a network that is shown frames"):
+        recipes_of((*STAGES[:2], stage), settings)

@@ -22,6 +22,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from flows.sample import sample
 from models.autoencoder import load_autoencoder
 from models.conditioning import Conditioning
+from models.counting import network_of
 from models.image_encoder import load_image_encoder
 from models.layouts import unet_diffusers, write_weights
 from models.networks import NETWORKS
@@ -234,6 +235,9 @@ def test_a_scheduler_tells_objective_and_levels(changes: dict, name: str, spacin
         ({"beta_end": 0.02}, "beta_start 0.00085, beta_end 0.02"),
         ({"num_train_timesteps": 500}, "num_train_timesteps 500"),
         ({"beta_schedule": "laplace"}, "beta_schedule laplace"),
+        ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "_class_name FlowMatchEulerDiscreteScheduler"),
+        ({"_class_name": "EDMEulerScheduler"}, "_class_name EDMEulerScheduler"),
+        ({"timestep_spacing": "foo"}, "timestep_spacing foo"),
     ],
 )
 def test_a_scheduler_that_no_objective_here_is_like_is_refused(changes: dict, message: str) -> None:
@@ -287,3 +291,30 @@ def test_an_import_may_learn_another_objective_and_that_is_said(
         build(replace(job, init_from=str(tmp_path / name)), dataset)
         said = "trained with objective v (betas linear) and go on with edm" in caplog.text
         assert said == (name == "v")
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        Objective(),
+        Objective("epsilon", "scaled_linear"),
+        Objective("v", "linear", zero_terminal_snr=True),
+        Objective("sample", "cosine"),
+    ],
+    ids=str,
+)
+def test_what_is_exported_says_what_it_was_trained_to_say(tmp_path: Path, objective: Objective) -> None:
+    """diffusers takes the scheduler, and reading it back gives the objective."""
+    config = replace(NETWORKS["sd21"].config, width=32, group_channels=1, head_dim=8, text_dim=24)
+    tensors = dict(network_of(config).state_dict())
+    origin = {"recipe": {"objective": asdict(objective)}}
+    save_weights(tmp_path / "run" / WEIGHTS, Weights(config, tensors, torch.zeros(255), origin))
+    export_diffusers(tmp_path / "run", tmp_path / "out")
+    diffusers.EulerDiscreteScheduler.from_pretrained(tmp_path / "out", subfolder="scheduler").set_timesteps(4)
+    import_weights(tmp_path / "out", tmp_path / "again")
+    found = Trained.of(load_weights(tmp_path / "again").origin)
+    assert found.objective == objective
+    flow = origin | {"recipe": {"objective": asdict(Objective("flow"))}}
+    save_weights(tmp_path / "run" / WEIGHTS, Weights(config, tensors, torch.zeros(255), flow))
+    with pytest.raises(WeightsError, match="trained with objective flow, for which"):
+        export_diffusers(tmp_path / "run", tmp_path / "flow")

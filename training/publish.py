@@ -18,6 +18,8 @@ from models.layouts import unet_diffusers, unet_original, write_weights
 from models.unet_config import check_original, to_diffusers
 from models.video_unet import VideoUNetConfig
 from training.checkpoints import Weights, load_weights, place, place_folder
+from training.published import to_scheduler
+from training.trained import Trained
 from warehouse.errors import WeightsError
 
 if TYPE_CHECKING:
@@ -25,19 +27,6 @@ if TYPE_CHECKING:
     from models.image_encoder import ImageEncoder
 
 UNET_PREFIX, AUTOENCODER_PREFIX = "model.diffusion_model.", "first_stage_model."
-SCHEDULER: dict[str, Any] = {
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-    "prediction_type": "v_prediction",
-    "timestep_type": "continuous",
-    "timestep_spacing": "leading",
-    "steps_offset": 1,
-    "use_karras_sigmas": True,
-    "sigma_min": 0.002,
-    "sigma_max": 700.0,
-}
-"""diffusers' EulerDiscreteScheduler as SVD samples: noise levels of Karras, told to the network as ln(sigma) / 4."""
 
 
 def export_original(run: Path, out: Path, autoencoder: Autoencoder | None = None) -> Path:
@@ -52,12 +41,12 @@ def export_original(run: Path, out: Path, autoencoder: Autoencoder | None = None
     check_original(weights.config)
     written = write_weights(weights.network(), unet_original(weights.config))
     tensors = {f"{UNET_PREFIX}{name}": value for name, value in written.items()}
-    said: dict[str, str] = {}
+    said = {"objective": Trained.of(weights.origin).objective.name}  # which the layout has no place for
     if autoencoder is not None:
         network = autoencoder.network
         layout = autoencoder_original(network)
         tensors |= {f"{AUTOENCODER_PREFIX}{n}": v for n, v in write_weights(network, layout).items()}
-        said = {SCALE: str(autoencoder.scale_factor)}
+        said[SCALE] = str(autoencoder.scale_factor)
     tensors = {name: value.contiguous() for name, value in tensors.items()}
     place(out, lambda temporary: save_file(tensors, temporary, metadata=said))
     return out
@@ -73,7 +62,8 @@ def export_diffusers(
     The folder appears whole or not at all.
 
     Raises:
-        WeightsError: diffusers has no such network, the parts do not fit it, or there is something in `out`.
+        WeightsError: diffusers has no such network, or no scheduler for what it was trained to say, the parts do
+            not fit it, or there is something in `out`.
     """
     import diffusers
 
@@ -83,7 +73,7 @@ def export_diffusers(
     kind, settings = to_diffusers(weights.config)
     unet = getattr(diffusers, kind)(**settings)
     unet.load_state_dict(write_weights(weights.network(), unet_diffusers(weights.config)))
-    scheduler = diffusers.EulerDiscreteScheduler(**SCHEDULER)
+    scheduler = diffusers.EulerDiscreteScheduler(**to_scheduler(Trained.of(weights.origin)))
     if autoencoder is not None and torch.as_tensor(autoencoder.shift).any():
         raise WeightsError("the autoencoder shifts its latents, which diffusers' pipelines do not")
     if autoencoder is not None and image_encoder is not None and weights.config.condition_channels:

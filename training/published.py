@@ -108,7 +108,10 @@ def of_scheduler(settings: Mapping[str, Any], config: NetworkConfig) -> Trained:
         return replace(_SVD, levels=replace(_SVD.levels, **ends), fps_less=fps_less)
     betas, *ends = _THEIR_BETAS.get(settings.get("beta_schedule", "linear"), ("", 0.0, 0.0))
     found = [settings.get("beta_start", 1e-4), settings.get("beta_end", 0.02)]
+    spacing = settings.get("timestep_spacing") or _default_spacing(settings)
     wrong = {
+        "_class_name": str(settings.get("_class_name")).startswith(("FlowMatch", "EDM")),
+        "timestep_spacing": spacing not in ("leading", "trailing", "linspace"),
         "prediction_type": said not in _THEIR_PREDICTIONS,
         "beta_schedule": not betas,
         "beta_start, beta_end": betas in ("linear", "scaled_linear") and found != ends,
@@ -126,12 +129,47 @@ def of_scheduler(settings: Mapping[str, Any], config: NetworkConfig) -> Trained:
         )
     name = _THEIR_PREDICTIONS[said]
     name = "iddpm" if name == "epsilon" and config.says_variance else name
-    spacing = settings.get("timestep_spacing") or _default_spacing(settings)
     spacing = "karras" if settings.get("use_karras_sigmas") else spacing
     objective = Objective(name, betas, bool(settings.get("rescale_betas_zero_snr", False)))
     num_steps = 25 if _is_video_unet(config) else 50
     trained = _with_steps(objective, spacing, num_steps, settings.get("steps_offset", 0))
     return replace(trained, empty_text=not _is_video_unet(config))
+
+
+def to_scheduler(trained: Trained) -> dict[str, Any]:
+    """Settings of diffusers' EulerDiscreteScheduler for weights; `of_scheduler` reads them back.
+
+    Raises WeightsError where it has no such objective.
+    """
+    objective, levels = trained.objective, trained.levels
+    if objective.name == "edm":
+        told = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1}
+        ends = {"sigma_min": _SVD.levels.sigma_min, "sigma_max": _SVD.levels.sigma_max}
+        return {
+            **told,
+            **ends,
+            "prediction_type": "v_prediction",
+            "timestep_type": "continuous",
+            "timestep_spacing": "leading",
+            "use_karras_sigmas": True,
+        }
+    predictions = {ours: theirs for theirs, ours in _THEIR_PREDICTIONS.items()}
+    if objective.name not in predictions:
+        raise WeightsError(
+            f"the network was trained with objective {objective.name}, for which diffusers' "
+            f"EulerDiscreteScheduler is not: expected edm, epsilon, v or sample"
+        )
+    schedule = next(name for name, (betas, *_) in _THEIR_BETAS.items() if betas == objective.betas)
+    return {
+        "beta_schedule": schedule,
+        "beta_start": _THEIR_BETAS[schedule][1],
+        "beta_end": _THEIR_BETAS[schedule][2],
+        "prediction_type": predictions[objective.name],
+        "rescale_betas_zero_snr": objective.zero_terminal_snr,
+        "timestep_spacing": "trailing" if levels.spacing == "karras" else levels.spacing,
+        "steps_offset": levels.steps_offset,
+        "use_karras_sigmas": levels.spacing == "karras",
+    }
 
 
 def _default_spacing(settings: Mapping[str, Any]) -> Spacing:

@@ -135,8 +135,8 @@ class Recipe:
         )
         _check(
             self.objective.name != "iddpm" or self.network.says_variance,
-            "objective is iddpm, whose network says a variance too: set network.out_channels to twice "
-            "network.in_channels, or objective to another, which are for UNets as well",
+            "objective is iddpm, whose network says a variance too: choose a transformer with network.out_channels twice "
+            "network.in_channels, or another objective, which UNets learn as well",
         )
         _check(
             self.objective.name != "iddpm" or not self.given.any(),

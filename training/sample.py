@@ -146,6 +146,15 @@ class Sampling:
         if said["sigma_min"] is not None or said["sigma_max"] is not None:
             said["spacing"] = said["spacing"] or "karras"
         levels = replace(trained.levels, **{name: value for name, value in said.items() if value is not None})
+        if self.shift is not None and levels.spacing != "times":
+            raise SettingsError(
+                f"shift is {self.shift}, but the noise levels are {levels.spacing} ones: leave it out, it moves times"
+            )
+        if levels.spacing != "karras" and not (self.sigma_min is None and self.sigma_max is None):
+            raise SettingsError(
+                f"sigma_min is {self.sigma_min}, sigma_max {self.sigma_max}, but spacing is {levels.spacing}, which has "
+                f"levels of its own: leave them out, or set spacing to karras"
+            )
         shift = flow_shift(*size) if self.sampler == "rectified_flow" else trained.objective.shift(*size)
         shift = shift if self.shift is None else self.shift
         return replace(self, levels=tuple(levels.sigmas(trained.objective, shift).tolist()))

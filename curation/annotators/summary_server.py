@@ -26,6 +26,7 @@ from curation.annotators.caption_merge import telling_words
 from curation.annotators.coca import Caption
 from curation.captions.spending import Spent
 from warehouse.errors import SettingsError
+from warehouse.ranges import MANY, check_ranges
 
 if TYPE_CHECKING:
     import httpx
@@ -87,6 +88,10 @@ class ServerConfig:
     """Longest wait before a further attempt, also where the server asks for more (Retry-After)."""
 
     def __post_init__(self) -> None:
+        counts, waits = ("max_tokens", "concurrency", "attempts"), ("backoff_s", "longest_wait_s")
+        bounds = dict.fromkeys(counts, (1, MANY)) | dict.fromkeys(waits, (0, MANY))
+        bounds |= {"requests_per_minute": (1e-3, MANY), "timeout_s": (1e-3, MANY)}
+        check_ranges("annotators.summaries.server", self, **bounds)
         if kept := sorted(_OURS & self.body.keys()):
             raise SettingsError(
                 f"annotators.summaries.server.body has {', '.join(kept)}, which cannot be set: summaries are asked for "
