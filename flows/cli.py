@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import signal
 import sys
-import time
 from collections.abc import Callable
 from functools import wraps
 from types import FrameType
@@ -46,8 +45,6 @@ for room in (cli_curation, cli_training, cli_exchange, cli_weights, cli_inspect,
 _INTERRUPTED = 130
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _STOPPING = (signal.SIGINT, signal.SIGTERM)
-_ENDING_S = 5.0
-"""Longer than a command takes to end its workers."""
 
 
 def main() -> None:
@@ -79,19 +76,21 @@ def main() -> None:
         raise
 
 
-_asked_s: list[float] = []
-
-
 def _stop(signum: int, frame: FrameType | None) -> None:
     """SIGTERM ends a command as Ctrl-C does: with its workers.
 
-    Further ones within a moment do not disturb the ending; a later one asks again, should the first have met code that
-    swallows exceptions, as finalizers do.
+    Further ones do not disturb the ending. They ask again where there is none, because the first met code that swallows
+    exceptions, as finalizers do.
     """
-    now = time.monotonic()
-    if not _asked_s or now - _asked_s[-1] > _ENDING_S:
-        _asked_s.append(now)
+    if not _is_ending(sys.exception()):
         raise KeyboardInterrupt
+
+
+def _is_ending(error: BaseException | None) -> bool:
+    """Whether an interrupt, or what it became on its way, is being handled."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None
 
 
 if __name__ == "__main__":
