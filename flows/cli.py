@@ -45,6 +45,8 @@ for room in (cli_curation, cli_training, cli_exchange, cli_weights, cli_inspect,
 _INTERRUPTED = 130
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _STOPPING = (signal.SIGINT, signal.SIGTERM)
+_AGAIN_S = 1.0
+"""How long after an interrupt it is looked whether the command is ending."""
 
 
 def main() -> None:
@@ -70,7 +72,8 @@ def main() -> None:
         )
     except SystemExit as end:
         if end.code == _INTERRUPTED:
-            for number in _STOPPING:  # at its very end Python puts the system's handlers back, and those kill
+            # At its very end Python puts the system's handlers back, and those kill.
+            for number in (*_STOPPING, signal.SIGALRM):
                 signal.signal(number, signal.SIG_IGN)
             fail("stopped; what was finished is kept, and the same command again goes on from there", 1)
         raise
@@ -79,10 +82,12 @@ def main() -> None:
 def _stop(signum: int, frame: FrameType | None) -> None:
     """SIGTERM ends a command as Ctrl-C does: with its workers.
 
-    Further ones do not disturb the ending. They ask again where there is none, because the first met code that swallows
-    exceptions, as finalizers do.
+    Further ones do not disturb the ending. Where there is none, because the first met code that swallows exceptions, as
+    finalizers do, they ask again, and so does a timer.
     """
     if not _is_ending(sys.exception()):
+        signal.signal(signal.SIGALRM, _stop)
+        signal.setitimer(signal.ITIMER_REAL, _AGAIN_S)
         raise KeyboardInterrupt
 
 

@@ -112,6 +112,7 @@ def test_processes_divide_the_batch_and_do_not_outnumber_the_cores(monkeypatch):
     assert processes_here(32) == 2
 
 
+@pytest.mark.long
 def test_a_stage_is_launched_once_and_found_again(tmp_path):
     job = tiny_stage.job(tmp_path, num_samples=32, stage="mine")
     lines: list[str] = []
