@@ -56,14 +56,16 @@ def sample(
 
 def encode_of(run: Path, flags: Mapping[str, Any], toml: Path | None = None) -> EncodeConfig:
     """How frames and captions were encoded that a run was trained on. Where it does not say, as one of imported weights,
-    the warehouse's settings, or with no warehouse what is set besides.
+    the warehouse's settings, or with no warehouse what is set besides. How many frames are decoded together is a matter
+    of this machine, and never the run's.
     """
     trained_with = read_origin(run).get("encoding")
     if not trained_with:
         settings = load_settings(flags, toml=toml)
         there = Store(settings.warehouse).exists("plans/current.json")
         return current_settings(flags, toml)[0].encode if there else settings.encode
-    return validate(TrainSettings, {"encode": {**trained_with, **flags.get("encode", {})}}).encode
+    here = {"decode_frames": load_settings(flags, toml=toml).encode.decode_frames}
+    return validate(TrainSettings, {"encode": {**trained_with, **here, **flags.get("encode", {})}}).encode
 
 
 def newest_run(runs: Path) -> Path:

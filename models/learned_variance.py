@@ -49,14 +49,6 @@ def without_variance(network: Network) -> Network:
     return lambda x, c_noise_B, conditioning: network(x, c_noise_B, conditioning).chunk(2, dim=1)[0]
 
 
-def denoise_with_variance(
-    preconditioning: Discrete, network: Network, x: Tensor, sigma_B: Tensor, conditioning: Conditioning
-) -> tuple[Tensor, Tensor]:
-    """The estimate of the clean latents, and the share v: both of x's shape."""
-    prediction, share = preconditioning.predict(network, x, sigma_B, conditioning).chunk(2, dim=1)
-    return preconditioning.compose(x, sigma_B, prediction), share
-
-
 def ancestral(denoise: VarianceDenoiser, x: Tensor, sigmas: Tensor, noise: Noise) -> Tensor:
     """DDPM's walk with learned variances over falling levels that end at 0.
 

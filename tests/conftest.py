@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 # Tests run one process a core: threads of one that wait for each other spin against those of the others, and a test
@@ -10,6 +11,9 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+
+# A shell starts what it runs in the background deaf to Ctrl-C, and so would be the commands that tests stop.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -24,7 +24,6 @@ from models.guidance import (
     with_and_without_anything,
     with_and_without_text,
 )
-from models.learned_variance import denoise_with_variance
 from models.noise import Discrete, flow_sigmas, linear_betas, sigmas_of
 from models.samplers import noise_of
 from tests.small_networks import SMALL_NETWORKS, inputs_of, randomised
@@ -176,16 +175,19 @@ def test_steps_that_are_not_guided_cost_one_side() -> None:
 
 def test_learned_variances_are_the_conditional_sides() -> None:
     preconditioning = Discrete(sigmas_of(linear_betas()))
-    x, sigma_B = torch.randn(2, 4, 3, 2, 2), torch.full((2,), 2.0)
+    x = torch.randn(2, 4, 3, 2, 2)
 
     def both(x: Tensor, c_noise_B: Tensor, told: Conditioning) -> Tensor:
         return torch.cat([network(x, c_noise_B, told), torch.sin(network(x, c_noise_B, told) + x)], dim=1)
 
+    def said(told: Conditioning) -> tuple[Tensor, Tensor]:
+        sigma_B = torch.full((2,), 2.0)
+        prediction, share = preconditioning.predict(both, x, sigma_B, told).chunk(2, dim=1)
+        return preconditioning.compose(x, sigma_B, prediction), share
+
     guided = guided_with_variance(preconditioning, both, with_and_without_anything(TOLD), [constant(3.0)])
     clean, share = guided(x, 2.0)
-    last_clean, last_share = denoise_with_variance(preconditioning, both, x, sigma_B, TOLD)
-    first_clean, _ = denoise_with_variance(
-        preconditioning, both, x, sigma_B, with_and_without_anything(TOLD)[0]
-    )
+    last_clean, last_share = said(TOLD)
+    first_clean, _ = said(with_and_without_anything(TOLD)[0])
     torch.testing.assert_close(share, last_share)
     torch.testing.assert_close(clean, 3 * last_clean - 2 * first_clean)

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from models.conditioning import Conditioning
 from models.edm import per_clip
+from models.guidance import guided_with_variance
 from models.learned_variance import (
     ancestral,
     bound_bits,
-    denoise_with_variance,
     hybrid_losses,
     log_variance,
     variance_bounds,
@@ -22,8 +22,6 @@ from models.learned_variance import (
 )
 from models.noise import Discrete, linear_betas, sigmas_of, zero_terminal_snr
 from models.samplers import SAMPLERS, initial_latents, noise_of
-
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 STD = 0.4
 SIGMAS = sigmas_of(linear_betas())
@@ -70,7 +68,7 @@ def test_a_step_is_diffusers_own(num_steps: int) -> None:
     """The same network, the same noise, with all steps and with every twentieth."""
     scheduler = DDPMScheduler(beta_schedule="linear", clip_sample=False, variance_type="learned_range")
     scheduler.set_timesteps(num_steps)
-    x = torch.randn(3, 4, 6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(3, 4, 1, 6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     for place in (0, num_steps // 2, num_steps - 2):
         t, before = (int(scheduler.timesteps[place + i]) for i in (0, 1))
         pair = SIGMAS[[t, before]]
@@ -80,7 +78,7 @@ def test_a_step_is_diffusers_own(num_steps: int) -> None:
 
         def denoise(x: Tensor, sigma: float, seen: list[Tensor] = seen) -> tuple[Tensor, Tensor]:
             seen.append(x)
-            return denoise_with_variance(Discrete(SIGMAS), network, x, x.new_full((3,), sigma), NOTHING)
+            return guided_with_variance(Discrete(SIGMAS), network, [NOTHING], [])(x, sigma)
 
         def noise(like: Tensor, generator: torch.Generator = generator) -> Tensor:
             return torch.randn(like.shape, generator=generator, dtype=like.dtype)

@@ -32,9 +32,6 @@ from models.noise import (
 from models.samplers import SAMPLERS, initial_latents, noise_of
 from warehouse.errors import InputError, SettingsError
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-"""diffusers' schedulers hand tensors to numpy in an old way."""
-
 NOTHING = Conditioning(torch.zeros(3, 1, 1), torch.ones(3, 1, dtype=torch.bool), torch.zeros(3, 2))
 SIGMAS = sigmas_of(scaled_linear_betas())
 KINDS = ("epsilon", "v", "sample")

@@ -31,9 +31,6 @@ from training.imported import import_weights
 from training.publish import export_diffusers, export_original
 from warehouse.errors import WeightsError
 
-# diffusers' scheduler hands tensors to numpy in a way that numpy 2 warns of.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")
-
 SMALL_TEMPORAL = {"down_block_types": ("DownEncoderBlock2D",) * 2, "block_out_channels": (32, 32)}
 SMALL = {"width": 32, "multipliers": (1, 2), "attention": (True, False), "group_channels": 1}
 IMAGES = replace(NETWORKS["sd21"].config, **SMALL, head_dim=8, text_dim=24)
@@ -92,27 +89,19 @@ def test_stable_diffusion_1_tells_its_heads_by_one_number() -> None:
     assert from_diffusers({"_class_name": kind, **published}) == config
 
 
-@torch.no_grad()
-def test_diffusers_pipeline_samples_a_run_as_we_do(tmp_path: Path) -> None:
-    save_run(tmp_path / "run", VIDEO)
-    autoencoder = load_autoencoder("embedded")
-    encoder = load_image_encoder(save_image_encoder(tmp_path / "clip"))
-    assert (
-        export_diffusers(tmp_path / "run", tmp_path / "out", autoencoder, encoder)
-        == "StableVideoDiffusionPipeline"
-    )
-    pipeline = StableVideoDiffusionPipeline.from_pretrained(tmp_path / "out")
+def pipeline_latents(folder: Path, picture: np.ndarray, noise_BTCHW: torch.Tensor) -> torch.Tensor:
+    """What diffusers' pipeline for SVD makes of noise and a picture, in five steps, guided from 1 to 2.5."""
+    pipeline = StableVideoDiffusionPipeline.from_pretrained(folder)
     pipeline.set_progress_bar_config(disable=True)
     for name, module in pipeline.unet.named_modules():
         if isinstance(module, nn.GroupNorm) and "res_block" in name:
             module.eps = 1e-5  # diffusers has 1e-6 there
-    picture = np.random.default_rng(1).integers(0, 256, (64, 96, 3), np.uint8)
-    noise_BTCHW = torch.randn(1, 3, 4, 8, 12, generator=torch.Generator().manual_seed(2))
-    theirs = pipeline(
+    height, width, _ = picture.shape
+    return pipeline(
         Image.fromarray(picture),
-        height=64,
-        width=96,
-        num_frames=3,
+        height=height,
+        width=width,
+        num_frames=noise_BTCHW.shape[1],
         num_inference_steps=5,
         min_guidance_scale=1.0,
         max_guidance_scale=2.5,
@@ -122,6 +111,20 @@ def test_diffusers_pipeline_samples_a_run_as_we_do(tmp_path: Path) -> None:
         latents=noise_BTCHW,
         output_type="latent",
     ).frames
+
+
+@torch.no_grad()
+def test_diffusers_pipeline_samples_a_run_as_we_do(tmp_path: Path) -> None:
+    save_run(tmp_path / "run", VIDEO)
+    autoencoder = load_autoencoder("embedded")
+    encoder = load_image_encoder(save_image_encoder(tmp_path / "clip"))
+    assert (
+        export_diffusers(tmp_path / "run", tmp_path / "out", autoencoder, encoder)
+        == "StableVideoDiffusionPipeline"
+    )
+    picture = np.random.default_rng(1).integers(0, 256, (64, 96, 3), np.uint8)
+    noise_BTCHW = torch.randn(1, 3, 4, 8, 12, generator=torch.Generator().manual_seed(2))
+    theirs = pipeline_latents(tmp_path / "out", picture, noise_BTCHW)
 
     x_BCHW = torch.from_numpy(picture).movedim(-1, 0)[None] / 127.5 - 1
     told = Conditioning(
@@ -136,6 +139,21 @@ def test_diffusers_pipeline_samples_a_run_as_we_do(tmp_path: Path) -> None:
     first = noise_BTCHW.movedim(1, 2) * (700.0**2 + 1) ** 0.5
     ours = SAMPLERS["euler"](denoise, first, karras_sigmas(5), torch.randn_like)
     torch.testing.assert_close(ours.movedim(1, 2), theirs, atol=2e-4 * float(theirs.std()), rtol=0)
+
+
+def test_a_pipeline_of_what_was_trained_on_captions_is_said_to_hear_something_else(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    save_run(tmp_path / "run", VIDEO)
+    parts = load_autoencoder("embedded"), load_image_encoder(save_image_encoder(tmp_path / "clip"))
+    export_diffusers(tmp_path / "run", tmp_path / "imported", *parts)
+    assert not caplog.records
+    weights = load_weights(tmp_path / "run")
+    save_weights(tmp_path / "run" / WEIGHTS, replace(weights, origin={"encoding": {"fps": 8.0}}))
+    export_diffusers(tmp_path / "run", tmp_path / "trained", *parts)
+    assert [r.getMessage().split(":")[0] for r in caplog.records] == [
+        f"{tmp_path / 'run'} was trained on captions"
+    ]
 
 
 def test_the_parts_stand_alone_where_diffusers_has_no_pipeline(tmp_path: Path) -> None:

@@ -11,28 +11,22 @@ from PIL import Image
 from torch import Tensor
 
 from training.pictures import write_video
-from training.references import read_reference
+from training.references import encoded, read_frames
 from warehouse.errors import SettingsError
 
 
-class Pixels:
-    """An autoencoder that changes nothing."""
-
-    def encode(self, x_BTCHW: Tensor) -> Tensor:
-        return x_BTCHW
-
-
 def read(path: Path, height: int = 8, width: int = 8, fps: float = 8.0) -> Tensor:
-    return read_reference(path, Pixels(), height, width, fps)
+    """(channels, frames, height, width)."""
+    return read_frames(path, height, width, fps).movedim(0, 1)
 
 
 def test_a_picture_is_fitted_and_its_middle_kept(tmp_path: Path) -> None:
     picture = np.zeros((32, 96, 3), np.uint8)
     picture[:, 32:64] = (255, 0, 127)
     Image.fromarray(picture).save(tmp_path / "a.png")
-    latents = read(tmp_path / "a.png", 16, 16)
-    assert latents.shape == (3, 1, 16, 16)
-    inside = latents[:, 0, :, 2:-2]
+    frames = read(tmp_path / "a.png", 16, 16)
+    assert frames.shape == (3, 1, 16, 16)
+    inside = frames[:, 0, :, 2:-2]
     for channel, value in enumerate((1.0, -1.0, 127 / 127.5 - 1)):
         assert (inside[channel] - value).abs().max() < 0.02
     Image.fromarray(picture.swapaxes(0, 1)).save(tmp_path / "b.jpg", quality=95)
@@ -49,8 +43,7 @@ def test_a_videos_frames_come_at_the_rate_that_is_asked(
 ) -> None:
     frames = np.repeat(np.arange(20, dtype=np.uint8) * 12, 32 * 32 * 3).reshape(20, 32, 32, 3)
     write_video(tmp_path / "a.mp4", frames, fps=10)
-    latents = read(tmp_path / "a.mp4", fps=fps)
-    found = ((latents.mean((0, 2, 3)) + 1) * 127.5 / 12).round().int().tolist()
+    found = ((read(tmp_path / "a.mp4", fps=fps).mean((0, 2, 3)) + 1) * 127.5 / 12).round().int().tolist()
     assert found == expected
 
 
@@ -64,20 +57,18 @@ def test_what_is_no_reference_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_the_autoencoder_does_not_take_is_said(tmp_path: Path) -> None:
-    class Fours(Pixels):
+    class Fours:
         def encode(self, x_BTCHW: Tensor) -> Tensor:
             raise ValueError(f"{x_BTCHW.shape[1]} frames")
 
-    Image.fromarray(np.full((8, 8, 3), 255, np.uint8)).save(tmp_path / "a.png")
     with pytest.raises(SettingsError, match=r"a.png cannot be encoded: 1 frames"):
-        read_reference(tmp_path / "a.png", Fours(), 8, 8, 8.0)
+        encoded(tmp_path / "a.png", torch.zeros(1, 3, 8, 8), Fours())
 
 
 def test_latents_are_the_autoencoders_own(tmp_path: Path) -> None:
-    class Halves(Pixels):
+    class Halves:
         def encode(self, x_BTCHW: Tensor) -> Tensor:
             return x_BTCHW[..., ::2, ::2] * 3
 
-    Image.fromarray(np.full((8, 8, 3), 255, np.uint8)).save(tmp_path / "a.png")
-    latents = read_reference(tmp_path / "a.png", Halves(), 8, 8, 8.0)
-    assert torch.equal(latents, torch.full((3, 1, 4, 4), 3.0))
+    latents = encoded(tmp_path / "a.png", torch.ones(2, 3, 8, 8), Halves())
+    assert torch.equal(latents, torch.full((3, 2, 4, 4), 3.0))

@@ -17,7 +17,7 @@ from models.given_frames import Given
 from models.video_unet import VideoUNet, VideoUNetConfig
 from training.checkpoints import Weights, save_weights
 from training.pictures import contact_sheet, to_pixels, write_image, write_video
-from training.references import read_reference
+from training.references import read_frames
 from training.sample import Sampling, sample_latents, sample_videos
 from warehouse.errors import InputError, SettingsError
 
@@ -103,8 +103,8 @@ def test_samples_follow_seed_and_prompt_and_not_the_batch(weights, autoencoder):
 
 def test_given_frames_are_in_the_video_as_the_autoencoder_has_them(weights, autoencoder, tmp_path):
     Image.fromarray(moving_square()[2, :, :48]).save(tmp_path / "a.png")
-    latents = read_reference(tmp_path / "a.png", autoencoder, 32, 16, 8.0)
-    own = to_pixels(autoencoder.decode(latents.movedim(0, 1)[None]))[0, 0]
+    frames = read_frames(tmp_path / "a.png", 32, 16, 8.0)
+    own = to_pixels(autoencoder.decode(autoencoder.encode(frames[None])))[0, 0]
     prompt = f'red {{"reference_path": "{tmp_path}/a.png", "mask_strategy": "0;0,0,0,-1"}}'
     options = {"num_frames": 5, "height_px": 32, "width_px": 16, "sampling": Sampling(num_steps=3)}
     video, plain = sample_videos(weights, [prompt, "red"], autoencoder, Letters(), **options)

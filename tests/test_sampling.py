@@ -13,6 +13,7 @@ from test_cli import Run, run
 from test_cli_sample import trained
 
 from curation.captions.cleaning import CleaningConfig
+from flows.sample import encode_of
 from models.text_encoder import load_text_encoder
 from tasks.encoding import EncodeConfig
 from tasks.sampling import PROMPTS, Sampled, _warn_of_cut, sample_run
@@ -63,6 +64,11 @@ def test_a_run_is_sampled_as_it_was_trained_with_its_warehouse_gone(
     assert not np.array_equal(typed, asked), "a flag comes before what the run says"
     code, said = run("sample", "--run", "run", "--json")
     assert code == 2 and "no warehouse is given" in str(said), "captions are the warehouse's"
+    (tmp_path / "cutroom.toml").write_text("[encode]\nbuckets = ['8x32x32']\ndecode_frames = 3\n")
+    encode = encode_of(tmp_path / "run", {})
+    assert (encode.buckets, encode.decode_frames) == (("2x64x64",), 3), (
+        "how much is held at once is this machine's"
+    )
 
 
 def test_a_prompt_that_the_text_encoder_cuts_is_said(caplog: pytest.LogCaptureFixture) -> None:

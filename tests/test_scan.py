@@ -182,17 +182,21 @@ def _repeat(source: Path, target: Path, times: int) -> None:
                 output.mux(packet)
 
 
+def frames_and_peak(path: Path) -> tuple[int, int]:
+    """Frames that a process of its own scans, and the most bytes that it holds."""
+    done = subprocess.run(
+        [sys.executable, "-c", MEMORY, str(path)], check=True, capture_output=True, text=True
+    )
+    frames, peak = done.stdout.split()
+    return int(frames), int(peak)
+
+
 def test_a_long_film_needs_no_more_memory_than_a_short_one(tmp_path: Path) -> None:
     """Thirty times the length: no more than a hundred bytes for each frame come on top."""
     short = write_video(tmp_path / "short.mkv", [texture(i // 30, 64, 96) for i in range(200)], codec="mpeg4")
     long = tmp_path / "long.mkv"
     _repeat(short, long, 30)
-    found = []
-    for path in (short, long):
-        command = [sys.executable, "-c", MEMORY, str(path)]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
-        found.append([int(word) for word in done.stdout.split()])
-    (few, small), (many, large) = found
+    (few, small), (many, large) = frames_and_peak(short), frames_and_peak(long)
     assert (few, many) == (200, 6_000)
     assert large - small < 8_000_000 + 100 * (many - few)
 
@@ -205,12 +209,7 @@ def test_a_film_of_two_hours_is_scanned_in_the_memory_of_one_of_two_minutes(tmp_
     short = write_video(tmp_path / "short.mkv", pictures, codec="mpeg4")
     long = tmp_path / "long.mkv"
     _repeat(short, long, 60)
-    found = []
-    for path in (short, long):
-        command = [sys.executable, "-c", MEMORY, str(path)]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
-        found.append([int(word) for word in done.stdout.split()])
-    (few, small), (many, large) = found
+    (few, small), (many, large) = frames_and_peak(short), frames_and_peak(long)
     assert (few, many) == (3000, 180_000)
     assert large - small < 100_000_000, f"{small} and {large} bytes"
     assert large < 1_000_000_000

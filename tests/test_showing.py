@@ -9,28 +9,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import StableVideoDiffusionPipeline
 from PIL import Image
-from torch import nn
 
 from models.autoencoder import Autoencoder, load_autoencoder
 from models.conditioning import Conditioning
 from models.image_encoder import load_image_encoder
 from models.samplers import initial_latents
 from models.video_unet import VideoUNet, VideoUNetConfig
-from tests.test_publish import VIDEO, save_image_encoder, save_run
+from tests.test_publish import VIDEO, pipeline_latents, save_image_encoder, save_run
 from tests.test_sample import CONFIG, Letters
-from training.checkpoints import WEIGHTS, Weights, save_weights
+from training.checkpoints import WEIGHTS, Weights, load_weights, save_weights
 from training.draws import generator
 from training.imported import import_weights
+from training.objective import Objective
 from training.pictures import to_pixels
 from training.publish import export_diffusers
 from training.sample import Sampling, sample_latents, sample_videos
-from training.trained import TRAINED
+from training.trained import TRAINED, Levels, Trained
 from warehouse.errors import SettingsError
-
-# diffusers' scheduler hands tensors to numpy in a way that numpy 2 warns of.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")
 
 FIRST = replace(CONFIG, condition_channels=4, num_numbers=3)
 ENDS = replace(FIRST, missing_size=(2, 2))
@@ -99,30 +95,14 @@ def test_imported_weights_of_svd_are_sampled_as_diffusers_pipeline_samples_them(
     autoencoder = load_autoencoder("embedded")
     encoder = load_image_encoder(save_image_encoder(tmp_path / "clip"))
     export_diffusers(tmp_path / "run", tmp_path / "svd", autoencoder, encoder)
-    pipeline = StableVideoDiffusionPipeline.from_pretrained(tmp_path / "svd")
-    pipeline.set_progress_bar_config(disable=True)
-    for name, module in pipeline.unet.named_modules():
-        if isinstance(module, nn.GroupNorm) and "res_block" in name:
-            module.eps = 1e-5  # diffusers has 1e-6 there
     picture = np.random.default_rng(1).integers(0, 256, (64, 96, 3), np.uint8)
     Image.fromarray(picture).save(tmp_path / "a.png")
-    theirs = pipeline(
-        Image.fromarray(picture),
-        height=64,
-        width=96,
-        num_frames=3,
-        num_inference_steps=5,
-        min_guidance_scale=1.0,
-        max_guidance_scale=2.5,
-        fps=8,
-        motion_bucket_id=100,
-        noise_aug_strength=0.0,
-        latents=initial_latents((1, 4, 3, 8, 12), 0.0, [generator("sample", 7)]).movedim(1, 2),
-        output_type="latent",
-    ).frames
+    noise = initial_latents((1, 4, 3, 8, 12), 0.0, [generator("sample", 7)])
+    theirs = pipeline_latents(tmp_path / "svd", picture, noise.movedim(1, 2))
 
     import_weights(tmp_path / "svd", tmp_path / "imported")
-    sampling = Sampling(num_steps=5, sigma_min=0.002, sigma_max=700.0, guidance=(1.0, 2.5))
+    trained = Trained.of(load_weights(tmp_path / "imported").origin)
+    assert trained == Trained(Objective(), Levels("karras", 25, 0.002, 700.0), fps_less=1.0)
     ours = sample_videos(
         tmp_path / "imported",
         [asked(tmp_path, "0", text="")],
@@ -134,7 +114,7 @@ def test_imported_weights_of_svd_are_sampled_as_diffusers_pipeline_samples_them(
         width_px=96,
         fps=8.0,
         motion_bucket=100.0,
-        sampling=sampling,
+        sampling=Sampling(num_steps=5, guidance=(1.0, 2.5)),
         image_encoder=load_image_encoder(str(tmp_path / "svd"), subfolder="image_encoder"),
         augmentation=0.0,
     )

@@ -22,9 +22,6 @@ from models.edm import SVD, Preconditioning, karras_sigmas, per_clip, same_level
 from models.noise import Discrete, Flow, flow_sigmas, linear_betas, scaled_linear_betas, shifted, sigmas_of
 from models.samplers import SAMPLERS, Denoiser, noise_of
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-"""diffusers' schedulers hand tensors to numpy in an old way."""
-
 NOTHING = Conditioning(torch.zeros(3, 1, 1), torch.ones(3, 1, dtype=torch.bool), torch.zeros(3, 2))
 SIGMAS = sigmas_of(scaled_linear_betas())
 

@@ -6,6 +6,7 @@ frame rate less one: give the pipeline `fps` one higher.
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,8 @@ from warehouse.errors import WeightsError
 if TYPE_CHECKING:
     from models.autoencoder import Autoencoder
     from models.image_encoder import ImageEncoder
+
+log = logging.getLogger(__name__)
 
 UNET_PREFIX, AUTOENCODER_PREFIX = "model.diffusion_model.", "first_stage_model."
 
@@ -78,6 +81,11 @@ def export_diffusers(
         raise WeightsError("the autoencoder shifts its latents, which diffusers' pipelines do not")
     if autoencoder is not None and image_encoder is not None and weights.config.condition_channels:
         _check_fits(weights.config, autoencoder, image_encoder)
+        if "encoding" in weights.origin:
+            log.warning(
+                "%s was trained on captions: in their place the pipeline tells it a picture's token, which it has not met",
+                run,
+            )
         pipeline = _pipeline(unet, scheduler, autoencoder, image_encoder)
         place_folder(out, pipeline.save_pretrained)
         return type(pipeline).__name__

@@ -21,11 +21,6 @@ class Encoder(Protocol):
         """Scaled latents of frames in [-1, 1]."""
 
 
-def read_reference(path: Path, encoder: Encoder, height_px: int, width_px: int, fps: float) -> Tensor:
-    """Latents (C, T, h, w) of a picture, or of a video's frames at `fps`. Raises SettingsError."""
-    return encoded(path, read_frames(path, height_px, width_px, fps), encoder)
-
-
 def encoded(path: Path, frames_TCHW: Tensor, encoder: Encoder) -> Tensor:
     """Latents (C, T, h, w) of frames that were read from `path`. Raises SettingsError."""
     try:

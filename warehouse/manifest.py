@@ -125,11 +125,6 @@ class Manifest:
         return json.dumps(asdict(self), indent=1)
 
 
-def bucket_name(num_frames: int, height_px: int, width_px: int) -> str:
-    """Name of a bucket, as 8x64x64, of frames and pixels (not of latents); `Manifest.latent_shape` reads it."""
-    return f"{num_frames}x{height_px}x{width_px}"
-
-
 def parse_manifest(text: str, where: str) -> Manifest:
     """The manifest in a file. Raises DatasetError if it is cut short, of another format, or was edited."""
     try:
