@@ -5,30 +5,13 @@ from __future__ import annotations
 import errno
 import signal
 import sys
-from collections.abc import Callable
-from functools import wraps
 from types import FrameType
-from typing import Any
 
 import typer
 
 from flows import cli_curation, cli_demo, cli_exchange, cli_inspect, cli_training, cli_weights
 from flows.console import fail, prepare_process
 from warehouse.errors import CutroomError, SettingsError
-
-
-def _interruptible(command: Callable[..., None]) -> Callable[..., None]:
-    """The command, with signals left to `main`: pyarrow's own handlers lost a Ctrl-C where a read ended first."""
-
-    @wraps(command)
-    def run(*arguments: Any, **options: Any) -> None:
-        import pyarrow
-
-        pyarrow.enable_signal_handlers(False)
-        command(*arguments, **options)
-
-    return run
-
 
 app = typer.Typer(
     name="cutroom",
@@ -40,13 +23,11 @@ app = typer.Typer(
 )
 for room in (cli_curation, cli_training, cli_exchange, cli_weights, cli_inspect, cli_demo):
     for command in room.COMMANDS:
-        app.command()(_interruptible(command))
+        app.command()(command)
 
 _INTERRUPTED = 130
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _STOPPING = (signal.SIGINT, signal.SIGTERM)
-_AGAIN_S = 1.0
-"""How long after an interrupt it is looked whether the command is ending."""
 
 
 def main() -> None:
@@ -73,7 +54,7 @@ def main() -> None:
     except SystemExit as end:
         if end.code == _INTERRUPTED:
             # At its very end Python puts the system's handlers back, and those kill.
-            for number in (*_STOPPING, signal.SIGALRM):
+            for number in _STOPPING:
                 signal.signal(number, signal.SIG_IGN)
             fail("stopped; what was finished is kept, and the same command again goes on from there", 1)
         raise
@@ -82,12 +63,9 @@ def main() -> None:
 def _stop(signum: int, frame: FrameType | None) -> None:
     """SIGTERM ends a command as Ctrl-C does: with its workers.
 
-    Further ones do not disturb the ending. Where there is none, because the first met code that swallows exceptions, as
-    finalizers do, they ask again, and so does a timer.
+    Further ones do not disturb the ending; where there is none, because a finalizer swallowed the first, they ask again.
     """
     if not _is_ending(sys.exception()):
-        signal.signal(signal.SIGALRM, _stop)
-        signal.setitimer(signal.ITIMER_REAL, _AGAIN_S)
         raise KeyboardInterrupt
 
 

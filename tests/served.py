@@ -50,10 +50,12 @@ def ask(api: str, path: str, **query: Any) -> Any:
         return json.load(answer)
 
 
-def cutroom(*arguments: object, env: dict[str, str], cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+def cutroom(
+    *arguments: object, env: dict[str, str], cwd: Path = ROOT, timeout_s: float = 300
+) -> subprocess.CompletedProcess[str]:
     """Runs the command line as a user does."""
     command = [sys.executable, "-m", "flows.cli", *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=timeout_s)
 
 
 def processes_with(text: str) -> list[int]:

@@ -37,6 +37,7 @@ def test_the_judge_agrees_with_what_is_shown() -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1800)
 def test_the_demo_on_a_folder_of_videos_ends_with_a_report(tmp_path: Path) -> None:
     make_reel(tmp_path / "films", num_films=4, shots_per_film=5, seed=8, side_px=96, num_workers=2)
     sizes = {
@@ -54,7 +55,7 @@ def test_the_demo_on_a_folder_of_videos_ends_with_a_report(tmp_path: Path) -> No
         CUTROOM_CLIPS__MIN_S="1.0",
     )
     demo = ("demo", "--videos", tmp_path / "films", "--output", tmp_path / "out", "--json")
-    done = served.cutroom(*demo, env=env)
+    done = served.cutroom(*demo, env=env, timeout_s=1500)
     assert done.returncode == 0, done.stderr
     made = json.loads(done.stdout)
     assert list(made) == ["report", "warehouse", "runs", "samples", "right_share"]

@@ -35,7 +35,7 @@ POINTS = (
     "rename.after/selections",
     "commit.after/verdicts",
 )
-QUICK = ("commit.before/videos", "commit.after/clips")
+QUICK = ("commit.before/videos",)
 
 
 def _curate(footage: Path, warehouse: Path, **environment: str) -> subprocess.Popen[bytes]:

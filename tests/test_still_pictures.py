@@ -70,6 +70,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_pictures_are_clips_of_one_frame_with_every_score_but_motion(folder: Path, tmp_path: Path) -> None:
     warehouse = tmp_path / "w"
     flags = {"footage": [str(folder)], "warehouse": str(warehouse), "workers": 2}
+    flags |= {"ingest": {"pictures": "all"}}
     done = curate(load_settings(flags, environ={}))
     store = Store(warehouse)
     ledger = Ledger(store, Plan.load(store))
