@@ -120,6 +120,20 @@ def test_a_file_that_ends_early_is_truncated(tmp_path: Path, name: str) -> None:
     assert cause_of(io.BytesIO(data[: int(len(data) * 0.6)])) == "truncated"
 
 
+@pytest.mark.parametrize("name", ["video.mkv", "video.wmv", "video.nut", "video.mp4", "video.ts"])
+@pytest.mark.parametrize("start_s", [2, 40_000])
+def test_a_clock_that_begins_late_is_no_missing_footage(tmp_path: Path, name: str, start_s: int) -> None:
+    """Copied out of a longer film without a new clock, as `ffmpeg -ss 2 -c copy` does for Matroska."""
+    ticks = (1000 * start_s + 40 * np.arange(60)).tolist()
+    pictures = [texture(i, 64, 96) for i in range(60)]
+    data = write_video(tmp_path / name, pictures, ticks, time_base=MILLISECOND).read_bytes()
+    decoder = decode(io.BytesIO(data))
+    assert decoder.num_moved == 0
+    assert (np.diff(decoder.pts) * decoder.time_base).tolist() == pytest.approx([0.04] * 59, abs=1e-3)
+    if name == "video.mkv":
+        assert cause_of(io.BytesIO(data[: int(len(data) * 0.6)])) == "truncated"
+
+
 def _packets(data: bytes) -> list[tuple[int, int]]:
     with open_video(io.BytesIO(data)) as media:
         return [(p.pos, p.size) for p in media.container.demux(media.stream) if p.size]

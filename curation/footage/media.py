@@ -51,6 +51,9 @@ CONTAINERS = (
 )
 """Containers that hold their media themselves. Audio ones are here to be named `no_video_stream`."""
 
+_FROM_ZERO = frozenset({"matroska", "webm", "asf", "nut"})
+"""Containers in which a duration is the end of a clock that may begin long before the first frame (FFmpeg's muxers)."""
+
 _SCRIPTS = (
     b"#extm3u",
     b"ffconcat",
@@ -201,18 +204,27 @@ def probe_opened(media: Media, rotation: float) -> Probe:
 
 def declared_duration_s(media: Media) -> float | None:
     """Duration that the header declares for the video stream, else for the whole file, in seconds."""
-    own = stream_duration_s(media.stream)
-    return own or (media.container.duration / av.time_base if media.container.duration else None)
+    if own := stream_duration_s(media.stream):
+        return own
+    whole = media.container.duration
+    return _since_start(whole / av.time_base, media.stream) if whole else None
 
 
 def stream_duration_s(stream: VideoStream) -> float | None:
     """Duration that the header declares for this stream alone (Matroska keeps it as a tag), in seconds."""
     if stream.duration and stream.time_base:
-        return float(stream.duration * stream.time_base)
+        return _since_start(float(stream.duration * stream.time_base), stream)
     if tag := re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", stream.metadata.get("DURATION", "")):
         hours, minutes, seconds = tag.groups()
-        return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+        return _since_start(int(hours) * 3600 + int(minutes) * 60 + float(seconds), stream)
     return None
+
+
+def _since_start(declared_s: float, stream: VideoStream) -> float:
+    """A declared duration as one from the first frame on; some writers mean the time at which the file's clock ends."""
+    start_s = float((stream.start_time or 0) * _time_base(stream))
+    counts_from_zero = not _FROM_ZERO.isdisjoint(stream.container.format.name.split(","))
+    return declared_s - start_s if counts_from_zero and 0 < start_s < declared_s else declared_s
 
 
 def _time_base(stream: VideoStream) -> Fraction:
