@@ -117,6 +117,20 @@ def test_numbers_out_of_all_bounds_are_no_numbers(tmp_path: Path) -> None:
     assert (second.start_frame, second.end_frame) == (None, None)
 
 
+def test_lists_of_data_frames_lose_nothing(tmp_path: Path) -> None:
+    """A column of whole numbers with one missing is written as floats; people put a blank after a comma."""
+    headless = read(tmp_path, "open-sora-1.0", "a.mp4,one,130.0\nb.mp4,two,\nc.mp4,three,1.5\n")
+    assert brief(headless) == [("a.mp4", "one"), ("b.mp4", "two"), ("line 3", "bad_number")]
+    assert [dict(e.columns) for e in headless[:2]] == [{"num_frames": 130}, {}]
+    (spaced,) = read(tmp_path, "open-sora", "path, text ,start_frame,end_frame\na.mp4,said,83.0,171.0\n")
+    assert (spaced.captions, spaced.start_frame, spaced.end_frame) == (("said",), 83, 171)
+
+
+def test_a_header_that_is_not_utf8_says_so(tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match=r"header.*not in UTF-8"):
+        read(tmp_path, "open-sora", "path,text\na,b\n".encode("utf-16"))
+
+
 def test_bad_lines_with_a_header_cost_themselves_alone(tmp_path: Path) -> None:
     content = "text,path,aes\nfine,a.mp4,5.5\nshort,b.mp4\nlong,c.mp4,1,2\n,d.mp4,\nnameless,,3\n"
     entries = read(tmp_path, "open-sora", content)

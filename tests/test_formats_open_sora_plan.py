@@ -103,6 +103,22 @@ def test_json_and_pickle_say_the_same(tmp_path: Path, name: str) -> None:
     assert (third.path, third.captions) == ("d.jpg", ())
 
 
+def test_a_list_that_windows_wrote_is_read(tmp_path: Path) -> None:
+    written(tmp_path, [{"path": "a.mp4", "cap": "one"}])
+    (tmp_path / "data.txt").write_bytes(b"\xef\xbb\xbfC/videos,anno.json\r\n\r\n")
+    (entry,) = read(tmp_path / "data.txt")
+    assert (entry.root, entry.path, entry.captions) == ("C/videos", "a.mp4", ("one",))
+
+
+def test_a_cut_is_understood_or_refused(tmp_path: Path) -> None:
+    """Passed over, it would hand the caption of a span to the whole film."""
+    cuts = [[3.0, 40.0], None, [3], ["a", 5], {"start": 1}, 7]
+    entries = list(read(written(tmp_path, [{"path": "a.mp4", "cap": "x", "cut": cut} for cut in cuts])))
+    assert [(e.start_frame, e.end_frame, e.cause) for e in entries] == [
+        (3, 40, None), (None, None, None), *[(None, None, "bad_item")] * 4
+    ]  # fmt: skip
+
+
 class Evil:
     def __init__(self, marker: Path) -> None:
         self.marker = marker
@@ -162,12 +178,13 @@ def test_bad_items_cost_themselves_alone(tmp_path: Path) -> None:
     items = [
         "a.mp4", None, {"cap": "nameless"}, {"path": 7}, {"path": "a.mp4", "cap": 7}, {"path": "a.mp4", "cap": [None]},
         {"path": "a.mp4", "cap": "half a pair \ud800"}, {"path": "a.mp4", "cut": [0, 2**70]},
-        {"path": "a.mp4", "x": loop}, {"path": "a.mp4", "cut": "0-9", "mask": b"\0", "set": {1}, "nan": float("nan")},
+        {"path": "a.mp4", "x": loop}, {"path": "a.mp4", "cut": "0-9"},
+        {"path": "a.mp4", "mask": b"\0", "set": {1}, "nan": float("nan")},
     ]  # fmt: skip
     _, imported = exchange.into(tmp_path / "w", KIND, written(tmp_path, items, "anno.pkl"))
-    assert [r["cause"] for r in imported.rows] == ["bad_item"] * 9 + [None]
-    kept = json.loads(imported.rows[9]["columns"])
-    assert (kept["cut"], kept["nan"]) == ("0-9", None)
+    assert [r["cause"] for r in imported.rows] == ["bad_item"] * 10 + [None]
+    kept = json.loads(imported.rows[10]["columns"])
+    assert (kept["mask"], kept["nan"]) == ("b'\\x00'", None)
 
 
 def test_an_item_may_not_leave_its_root(tmp_path: Path) -> None:

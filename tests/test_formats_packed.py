@@ -92,6 +92,22 @@ def test_webdataset_comes_back(ledger: Ledger, clips: list[Clip], tmp_path: Path
     assert exchange.into(tmp_path / "w", "webdataset", out)[1].new_rows == 0
 
 
+def test_webdataset_loses_no_video_of_a_sample(tmp_path: Path) -> None:
+    """Names with dots before the number make one sample of all; captions of editors have marks and line ends."""
+    members = {"clip.0001.mp4": b"a", "clip.0001.txt": b"\xef\xbb\xbfone\r\n", "clip.0002.mp4": b"b",
+               "clip.0002.txt": b"two", "x/d.mp4": b"c", "x/d.left.png": b"d", "x/d.txt": b" three\n"}  # fmt: skip
+    with tarfile.open(tmp_path / "a.tar", "w") as file:
+        for path, content in members.items():
+            member = tarfile.TarInfo(path)
+            member.size = len(content)
+            file.addfile(member, io.BytesIO(content))
+    assert [(e.path, e.captions, e.cause) for e in webdataset.read(tmp_path / "a.tar")] == [
+        ("clip.0001.mp4", ("one",), None),
+        ("clip.0002.mp4", ("two",), None),
+        ("x/d.mp4", ("three",), None),
+    ]
+
+
 def test_tars_that_mean_harm_cost_themselves_alone(tmp_path: Path) -> None:
     def tar(name: str, members: dict[str, bytes], **odd: object) -> None:
         with tarfile.open(tmp_path / name, "w") as file:
@@ -140,6 +156,13 @@ def test_parquet_of_spans_comes_back(ledger: Ledger, clips: list[Clip], tmp_path
     assert spans == [(c.start_s, c.end_s, c.start_frame, c.end_frame) for c in clips]
 
 
+def test_parquet_with_whole_seconds_is_of_spans(tmp_path: Path) -> None:
+    table = {"path": ["a.mp4"] * 2, "text": ["x"] * 2, "start_s": [3, 4], "end_s": [float("nan"), 5.5]}
+    pl.DataFrame(table).write_parquet(tmp_path / "a.parquet")
+    spans = [(e.start_s, e.end_s) for e in huggingface.read(tmp_path / "a.parquet")]
+    assert spans == [(3.0, None), (4.0, 5.5)]
+
+
 def test_parquet_with_the_videos_inside(
     ledger: Ledger, clips: list[Clip], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -182,5 +205,5 @@ def test_parquet_that_is_none(tmp_path: Path) -> None:
     pl.DataFrame(odd).write_parquet(tmp_path / "odd.parquet")
     _, imported = exchange.into(tmp_path / "w", "huggingface", tmp_path / "odd.parquet")
     assert [(r["start_frame"], r["start_s"], r["captions"]) for r in imported.rows] == [
-        (None, None, ["7"])
-    ] * 4
+        (None, 1.0, ["7"]), (None, 2.0, ["7"]), (None, 3.0, ["7"]), (2, 4.0, ["7"])
+    ]  # fmt: skip

@@ -7,6 +7,7 @@ a column `video` of bytes and name, which `datasets` decodes.
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -39,7 +40,7 @@ def read(path: Path) -> Iterator[Entry]:
 
 def _entry(where: str, values: dict[str, Any]) -> Entry:
     video, text = values.pop("video", None), values.pop("text", None)
-    seconds = {n: v for n in _SPAN[:2] if isinstance(v := values.pop(n, None), float)}
+    seconds = {n: _seconds(values.pop(n, None)) for n in _SPAN[:2]}
     frames = {n: whole(values.pop(n, None)) for n in _SPAN[2:]}
     known = {"captions": (str(text),) if text else (), **seconds, **frames}
     columns = {n: v for n, v in values.items() if v is not None and n != "path"}
@@ -50,6 +51,10 @@ def _entry(where: str, values: dict[str, Any]) -> Entry:
     if not isinstance(path := values.get("path"), str):
         return malformed(where, "no_path", f"its path is {path!r}", columns=columns, **known)
     return Entry(where, path, columns=columns, **known)
+
+
+def _seconds(value: Any) -> float | None:
+    return float(value) if type(value) in (int, float) and math.isfinite(value) else None
 
 
 def write(clips: Sequence[Clip], target: Target) -> None:

@@ -33,6 +33,7 @@ def _headless(row: Row) -> Entry:
         found = f"it has {len(row.cells)} columns, expected path,caption or path,caption,num_frames"
         return malformed(row.where, "wrong_columns", f"{found}; commas in a caption need quotes around it")
     path, caption, *count = row.cells
+    count = [c for c in count if c.strip()]
     if count and whole(count[0]) is None:
         return malformed(row.where, "bad_number", f"num_frames is {count[0]!r}, expected a whole number")
     columns = {"num_frames": whole(count[0])} if count else {}

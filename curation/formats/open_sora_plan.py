@@ -7,13 +7,15 @@ are kept. Its loader takes ``.mp4`` alone; with `cut` it starts at ``cut[0]`` an
 
 from __future__ import annotations
 
+import codecs
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from curation.formats.base import Clip, Entry, Format, Target, malformed
 from curation.formats.plain_pickle import load_plain
+from curation.formats.tables import whole
 from warehouse.errors import FormatError
 
 LIST, ANNOTATION = "data.txt", "clips.json"
@@ -22,7 +24,7 @@ LIST, ANNOTATION = "data.txt", "clips.json"
 def read(path: Path) -> Iterator[Entry]:
     """Entries of all annotations. One that cannot be read is an entry with its cause, and stops no other."""
     try:
-        lines = path.read_bytes().splitlines()
+        lines = path.read_bytes().removeprefix(codecs.BOM_UTF8).splitlines()
     except OSError as error:
         raise FormatError(f"{path} cannot be read ({error.strerror}); name a data.txt") from error
     for number, line in enumerate(lines, 1):
@@ -76,18 +78,25 @@ def _item(where: str, root: str, item: Any) -> Entry:
             where, "bad_item", f"its cap is {str(said)[:100]!r}, expected a text or a list of texts"
         )
     columns = {str(k): v for k, v in item.items() if k not in ("path", "cap")}
-    start, end = _cut(item)
+    try:
+        start, end = _cut(item.get("cut"))
+    except (ValueError, TypeError):
+        cut = str(item["cut"])[:100]
+        return malformed(where, "bad_item", f"its cut is {cut!r}, expected first and end as whole numbers")
     captions = tuple(c for c in captions if c)
     return Entry(
         where, item["path"], root or None, captions, start_frame=start, end_frame=end, columns=columns
     )
 
 
-def _cut(item: Mapping[str, Any]) -> tuple[int, int] | tuple[None, None]:
-    cut = item.get("cut")
-    if isinstance(cut, list | tuple) and len(cut) == 2 and all(type(c) is int for c in cut):
-        return cut[0], cut[1]
-    return None, None
+def _cut(cut: Any) -> tuple[int, int] | tuple[None, None]:
+    """First and end frame; none where nothing is said. Raises ValueError or TypeError for anything else."""
+    if cut is None or cut == []:
+        return None, None
+    start, end = (whole(frame) for frame in cut)
+    if start is None or end is None:
+        raise ValueError
+    return start, end
 
 
 def write(clips: Sequence[Clip], target: Target) -> None:

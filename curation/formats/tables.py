@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from curation.formats.base import Entry, malformed
 from warehouse.errors import FormatError
 
-_WHOLE = re.compile(r"\d{1,18}", re.ASCII)
+_WHOLE = re.compile(r"(\d{1,18})(?:\.0*)?", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,10 @@ def headed_rows(path: Path, required: Sequence[str]) -> Iterator[tuple[str, dict
     rows = csv_rows(path)
     header = next(rows, None)
     if not isinstance(header, Row):
-        raise FormatError(f"{path} has no header; expected a first line with {', '.join(required)}")
-    _check_header(path, header.cells, required)
+        why = f": {header.detail}" if header else ""
+        raise FormatError(f"{path} has no header; expected a first line with {', '.join(required)}{why}")
+    names = [cell.strip() for cell in header.cells]
+    _check_header(path, names, required)
     for row in rows:
         if isinstance(row, Entry):
             yield row
@@ -85,7 +87,7 @@ def headed_rows(path: Path, required: Sequence[str]) -> Iterator[tuple[str, dict
             found = f"it has {len(row.cells)} columns, the header {len(header.cells)}"
             yield malformed(row.where, "wrong_columns", f"{found}; commas in a caption need quotes around it")
         else:
-            yield row.where, {n: c or None for n, c in zip(header.cells, row.cells, strict=True)}
+            yield row.where, {n: c or None for n, c in zip(names, row.cells, strict=True)}
 
 
 def _check_header(path: Path, names: Sequence[str], required: Sequence[str]) -> None:
@@ -117,5 +119,9 @@ def write_csv(path: Path, rows: Sequence[Sequence[Any]]) -> None:
 
 
 def whole(value: Any) -> int | None:
-    """A cell as a number of frames; None where it is something else."""
-    return int(text) if _WHOLE.fullmatch(text := str(value).strip()) else None
+    """A cell as a number of frames; None where it is something else.
+
+    ``83.0`` is one: a data frame in which any cell of the column is missing holds floats, and writes them so.
+    """
+    found = _WHOLE.fullmatch(str(value).strip())
+    return int(found[1]) if found else None

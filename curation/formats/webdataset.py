@@ -33,30 +33,45 @@ def read(path: Path) -> Iterator[Entry]:
     for tar in tars:
         try:
             with tarfile.open(tar, "r:") as file:
-                for key, members in groupby(file, key=lambda m: _split(m)[0]):
-                    yield _sample(file, tar, key, [m for m in members if m.isreg()])
+                for key, members in groupby(file, key=_key):
+                    for name, own in _apart(key, [m for m in members if m.isreg()]).items():
+                        yield _sample(file, tar, name, own)
         except (tarfile.TarError, OSError, EOFError) as error:
             yield malformed(tar.name, "bad_tar", f"it breaks off, or is no plain tar file: {error}")
 
 
-def _split(member: tarfile.TarInfo) -> tuple[str, str]:
-    """A member's sample, and what it is of it: its name up to the first dot after the last slash, and the rest."""
+def _key(member: tarfile.TarInfo) -> str:
+    """A member's sample: its name up to the first dot after the last slash."""
     folder, slash, name = member.name.rpartition("/")
-    key, _, suffix = name.partition(".")
-    return folder + slash + key, suffix.lower()
+    return folder + slash + name.partition(".")[0]
+
+
+def _apart(key: str, members: Sequence[tarfile.TarInfo]) -> dict[str, list[tarfile.TarInfo]]:
+    """The members of a sample by its key; where they are several videos, by their names up to the last dot.
+
+    ``clip.0001.mp4`` and ``clip.0002.mp4`` are one sample to WebDataset, and two to whoever named them.
+    """
+    if sum(Path(name).suffix.lower() in VIDEO_SUFFIXES for name in {m.name for m in members}) < 2:
+        return {key: list(members)}
+    samples: dict[str, list[tarfile.TarInfo]] = {}
+    for member in members:
+        samples.setdefault(member.name.removesuffix(Path(member.name).suffix), []).append(member)
+    return samples
 
 
 def _sample(file: tarfile.TarFile, tar: Path, key: str, members: Sequence[tarfile.TarInfo]) -> Entry:
-    where, parts = f"{tar.name}, {key}", {_split(m)[1]: m for m in members}
+    where, parts = f"{tar.name}, {key}", {m.name[len(key) + 1 :].lower(): m for m in members}
     suffixes = VIDEO_SUFFIXES | SUFFIXES
     pictures = [m for m in parts.values() if Path(m.name).suffix.lower() in suffixes]
     if not pictures:
-        return malformed(where, "no_path", f"it has no video or picture: {', '.join(parts) or 'nothing'}")
+        has = ", ".join(parts) or "nothing"
+        detail = f"it has no video or picture: {has}. Files of one sample must follow one another in the tar"
+        return malformed(where, "no_path", detail)
     footage = min(pictures, key=lambda m: Path(m.name).suffix.lower() in SUFFIXES)
     if any(parts[n].size > _MOST_BYTES for n in ("txt", "json") if n in parts):
         return malformed(where, "bad_item", f"its caption or description is larger than {_MOST_BYTES} bytes")
     try:
-        text = file.extractfile(parts["txt"]).read().decode() if "txt" in parts else ""
+        text = file.extractfile(parts["txt"]).read().decode("utf-8-sig").strip() if "txt" in parts else ""
         told = json.loads(file.extractfile(parts["json"]).read()) if "json" in parts else {}
     except (ValueError, RecursionError) as error:
         return malformed(where, "bad_item", f"its caption or description cannot be read: {error}")
