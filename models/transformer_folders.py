@@ -35,6 +35,8 @@ def transformer_from_diffusers(settings: Mapping[str, Any]) -> TransformerConfig
         unlike = _unlike(kind, settings, config)
     except KeyError as error:
         raise WeightsError(f"config.json of a {kind} lacks {error}") from error
+    except (TypeError, ValueError, ArithmeticError) as error:
+        raise WeightsError(f"config.json is of no {kind}: {error}") from error
     if unlike:
         raise WeightsError(f"diffusers' {kind} and our networks differ in {', '.join(unlike)}")
     return config

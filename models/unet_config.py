@@ -12,6 +12,21 @@ from warehouse.errors import WeightsError
 
 IMAGES, VIDEO = "UNet2DConditionModel", "UNetSpatioTemporalConditionModel"
 _GROUPS = 32  # of every group norm in diffusers' classes
+_FIXED: dict[str, Any] = {
+    "act_fn": "silu",
+    "center_input_sample": False,
+    "class_embed_type": None,
+    "downsample_padding": 1,
+    "flip_sin_to_cos": True,
+    "freq_shift": 0,
+    "mid_block_scale_factor": 1,
+    "norm_eps": 1e-5,
+    "norm_num_groups": _GROUPS,
+    "only_cross_attention": False,
+    "time_embedding_act_fn": None,
+    "timestep_post_act": None,
+}
+"""Settings of diffusers that no weight shows, with the value that our networks have. Left out, they have it too."""
 
 
 def to_diffusers(config: VideoUNetConfig) -> tuple[str, dict[str, Any]]:
@@ -49,21 +64,40 @@ def to_diffusers(config: VideoUNetConfig) -> tuple[str, dict[str, Any]]:
 def from_diffusers(settings: Mapping[str, Any]) -> VideoUNetConfig:
     """The shape that a config.json tells.
 
-    Raises WeightsError where it is of another class, or tells what no network here has.
+    Raises WeightsError where it is of another class, lacks a setting, or tells what no network here has.
     """
     kind = settings.get("_class_name")
     if kind not in (IMAGES, VIDEO):
         raise WeightsError(f"config.json is of a {kind}: expected {IMAGES} or {VIDEO}")
-    temporal = kind == VIDEO
+    unlike = [f"{n} {settings[n]!r}" for n, ours in _FIXED.items() if settings.get(n, ours) != ours]
+    _refuse(f"diffusers' {kind}", unlike)
+    try:
+        config = _shape(settings, kind == VIDEO)
+        _, again = to_diffusers(config)
+        told = {"use_linear_projection": False, **settings, **_heads(settings, kind == VIDEO)}
+    except KeyError as error:
+        raise WeightsError(f"config.json of a {kind} lacks {error}") from error
+    except (TypeError, ValueError, ArithmeticError, IndexError) as error:
+        raise WeightsError(f"config.json is of no {kind}: {error}") from error
+    wrong = [f"{n} {told.get(n)!r}" for n in again if _plain(told.get(n)) != _plain(again[n])]
+    _refuse(f"diffusers' {kind}", wrong)
+    return config
+
+
+def _heads(settings: Mapping[str, Any], temporal: bool) -> dict[str, list[int]]:
+    """Heads of every level, under the name that the class has for them."""
+    name = "num_attention_heads" if temporal else "attention_head_dim"
+    heads = settings[name]
+    return {name: [heads] * len(settings["block_out_channels"]) if isinstance(heads, int) else heads}
+
+
+def _shape(settings: Mapping[str, Any], temporal: bool) -> VideoUNetConfig:
     widths = settings["block_out_channels"]
-    heads_name = "num_attention_heads" if temporal else "attention_head_dim"
-    heads = settings[heads_name]
-    heads = [heads] * len(widths) if isinstance(heads, int) else heads
-    settings = {"use_linear_projection": False, **settings, heads_name: heads}
+    (heads,) = _heads(settings, temporal).values()
     # Stable Diffusion 1 has one number of heads, and convolutions around its attention.
-    num_heads = 0 if temporal or settings["use_linear_projection"] else heads[0]
+    num_heads = 0 if temporal or settings.get("use_linear_projection") else heads[0]
     number_dim = settings["addition_time_embed_dim"] if temporal else 256
-    config = replace(
+    return replace(
         NETWORKS["svd-t2v" if temporal else "sd21"].config,
         latent_channels=settings["out_channels"],
         condition_channels=settings["in_channels"] - settings["out_channels"],
@@ -77,10 +111,6 @@ def from_diffusers(settings: Mapping[str, Any]) -> VideoUNetConfig:
         number_dim=number_dim,
         group_channels=max(1, min(8, widths[0] // _GROUPS)),
     )
-    _, again = to_diffusers(config)
-    told = {name: settings.get(name) for name in again}
-    _refuse(f"diffusers' {kind}", [f"{n} {told[n]!r}" for n in again if _plain(told[n]) != _plain(again[n])])
-    return config
 
 
 def check_original(config: VideoUNetConfig) -> None:

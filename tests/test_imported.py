@@ -201,6 +201,8 @@ def test_a_name_that_contradicts_the_folder_is_refused(
         ({"norm_eps": 1e-5}, "differ in norm_eps 1e-05"),
         ({"num_layers": None}, "lacks 'num_layers'"),
         ({"_class_name": "FluxTransformer2DModel"}, "of a FluxTransformer2DModel: expected"),
+        ({"sample_size": [8, 16]}, "of no PixArtTransformer2DModel"),
+        ({"num_attention_heads": "4"}, "of no PixArtTransformer2DModel"),
     ],
 )
 def test_settings_that_no_network_here_has_are_named(
@@ -211,6 +213,13 @@ def test_settings_that_no_network_here_has_are_named(
     settings = {n: v for n, v in (json.loads(told.read_text()) | changes).items() if v is not None}
     told.write_text(json.dumps(settings))
     with pytest.raises(WeightsError, match=expected):
+        import_weights(tmp_path / "pixart", tmp_path / "run")
+
+
+def test_a_config_that_is_no_object_is_refused(tmp_path: Path) -> None:
+    pixart().save_pretrained(tmp_path / "pixart")
+    (tmp_path / "pixart" / "config.json").write_text("[]")
+    with pytest.raises(WeightsError, match=r"config.json of list: expected settings by name"):
         import_weights(tmp_path / "pixart", tmp_path / "run")
 
 

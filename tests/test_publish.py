@@ -89,6 +89,53 @@ def test_stable_diffusion_1_tells_its_heads_by_one_number() -> None:
     assert from_diffusers({"_class_name": kind, **published}) == config
 
 
+OTHERS: dict[str, object] = {
+    "norm_num_groups": 16,
+    "norm_eps": 1e-3,
+    "act_fn": "gelu",
+    "freq_shift": 1,
+    "flip_sin_to_cos": False,
+    "center_input_sample": True,
+    "downsample_padding": 0,
+    "mid_block_scale_factor": 2.0,
+    "time_embedding_act_fn": "silu",
+    "timestep_post_act": "silu",
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", OTHERS)
+def test_settings_that_no_weight_shows_are_told_from_ours(name: str) -> None:
+    """With them diffusers makes something else of the very same weights."""
+    kind, settings = to_diffusers(IMAGES)
+    usual, other = (UNet2DConditionModel(**settings, **more) for more in ({}, {name: OTHERS[name]}))
+    generator = torch.Generator().manual_seed(0)
+    for parameter in usual.parameters():
+        parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
+    other.load_state_dict(usual.state_dict())
+    inputs = torch.randn(2, 4, 8, 8), torch.tensor([3, 700]), torch.randn(2, 5, 24)
+    assert (usual(*inputs).sample - other(*inputs).sample).abs().max() > 1e-4
+    assert from_diffusers({**usual.config, "_class_name": kind}) == IMAGES
+    with pytest.raises(WeightsError, match=f"differ in {name} {OTHERS[name]!r}$"):
+        from_diffusers({**other.config, "_class_name": kind})
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"block_out_channels": None}, "of no UNet2DConditionModel"),
+        ({"block_out_channels": [0, 0]}, "of no UNet2DConditionModel"),
+        ({"down_block_types": ...}, "lacks 'down_block_types'"),
+        ({"layers_per_block": ...}, "lacks 'layers_per_block'"),
+    ],
+)
+def test_a_damaged_config_is_named(changes: dict[str, object], expected: str) -> None:
+    kind, settings = to_diffusers(IMAGES)
+    told = {name: value for name, value in {**settings, **changes}.items() if value is not ...}
+    with pytest.raises(WeightsError, match=expected):
+        from_diffusers({"_class_name": kind, **told})
+
+
 def pipeline_latents(folder: Path, picture: np.ndarray, noise_BTCHW: torch.Tensor) -> torch.Tensor:
     """What diffusers' pipeline for SVD makes of noise and a picture, in five steps, guided from 1 to 2.5."""
     pipeline = StableVideoDiffusionPipeline.from_pretrained(folder)

@@ -145,6 +145,10 @@ def _read_folder(folder: Path) -> _Source:
         settings = json.loads((folder / "config.json").read_text())
     except (OSError, ValueError) as error:
         raise WeightsError(f"{folder} has no config.json of diffusers: {error}") from error
+    if not isinstance(settings, dict):
+        raise WeightsError(
+            f"{folder} has a config.json of {type(settings).__name__}: expected settings by name"
+        )
     files = sorted(folder.glob("*.safetensors"))
     full = [path for path in files if ".fp16." not in path.name] or files
     if not full:
