@@ -157,11 +157,11 @@ def _guided_prediction(
             told = replace(told, given_BT=given_BT.repeat(count, 1))
         sigma_B = same_level(x, count * len(x), sigma)
         said = preconditioning.predict(network, x.repeat(count, 1, 1, 1, 1), sigma_B, told).chunk(count)
+        halves = [one.chunk(2, dim=1) for one in said] if with_variance else []
+        said = [prediction for prediction, _ in halves] or said
         mixed = said[0]
         for before, after, value in zip(said, said[1:], values if count > 1 else [], strict=False):
             mixed = mixed + torch.as_tensor(value).to(mixed) * (after - before)
-        if with_variance:
-            return torch.cat([mixed.chunk(2, dim=1)[0], said[-1].chunk(2, dim=1)[1]], dim=1)
-        return mixed
+        return torch.cat([mixed, halves[-1][1]], dim=1) if with_variance else mixed
 
     return predict

@@ -133,7 +133,7 @@ def check_transformer(
     dtype: torch.dtype,
 ) -> None:
     """Raises InputError where a DiffusionTransformer of this shape, with weights of `dtype`, cannot take a batch."""
-    _common(x_BCTHW, time_B, conditioning, config.in_channels, config.patch, dtype)
+    _common(x_BCTHW, time_B, conditioning, config.in_channels, config.size_multiple, dtype)
     num_clips, num_frames = len(x_BCTHW), x_BCTHW.shape[2]
     if config.max_frames is not None:
         fewer = "give fewer frames, or sample in overlapping windows"
@@ -171,7 +171,7 @@ def check_unet(
     dtype: torch.dtype,
 ) -> None:
     """Raises InputError where a VideoUNet of this shape, with weights of `dtype`, cannot take a batch."""
-    _common(x_BCTHW, time_B, conditioning, config.latent_channels, 2 ** (len(config.multipliers) - 1), dtype)
+    _common(x_BCTHW, time_B, conditioning, config.latent_channels, config.size_multiple, dtype)
     num_clips, _, num_frames, height, width = x_BCTHW.shape
     _text(conditioning, num_clips, config.text_dim, dtype)
     if config.num_numbers:

@@ -97,6 +97,11 @@ class TransformerConfig:
         return self.out_channels == 2 * self.in_channels
 
     @property
+    def size_multiple(self) -> int:
+        """Of which the latents' height and width are multiples."""
+        return self.patch
+
+    @property
     def head_dim(self) -> int:
         return self.width // self.num_heads
 

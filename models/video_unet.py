@@ -104,6 +104,11 @@ class VideoUNetConfig:
         return False
 
     @property
+    def size_multiple(self) -> int:
+        """Of which the latents' height and width are multiples: each level but the first halves them."""
+        return 2 ** (len(self.multipliers) - 1)
+
+    @property
     def embedding_dim(self) -> int:
         """Channels of the embedding of noise level, numbers and text."""
         return 4 * self.width

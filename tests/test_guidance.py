@@ -191,3 +191,9 @@ def test_learned_variances_are_the_conditional_sides() -> None:
     first_clean, _ = said(with_and_without_anything(TOLD)[0])
     torch.testing.assert_close(share, last_share)
     torch.testing.assert_close(clean, 3 * last_clean - 2 * first_clean)
+
+    some = on_channels(linear(3.0, 3.0, 3), [True, True, True, False])  # Open-Sora 1.0 and DiT guide three
+    guided = guided_with_variance(preconditioning, both, with_and_without_anything(TOLD), [some])
+    partly, share = guided(x, 2.0)
+    torch.testing.assert_close(share, last_share)
+    torch.testing.assert_close(partly, torch.cat([clean[:, :3], last_clean[:, 3:]], dim=1))

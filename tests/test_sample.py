@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from dataclasses import replace
 
 import av
 import numpy as np
@@ -171,7 +172,7 @@ def test_longer_videos_are_made_in_windows_or_pieces(weights, autoencoder):
 class Fours:
     """An autoencoder of whole videos that computes nothing that can be kept: one latent frame and one more every four."""
 
-    downsampling = 8
+    downsampling, latent_channels = 8, 4
 
     def latent_frames(self, num_frames):
         return Autoencoder.latent_frames(self, num_frames)
@@ -331,6 +332,29 @@ def test_wrong_sampling_is_refused():
         Sampling(seamless=True, loops=2)
     with pytest.raises(SettingsError, match="a seamless video needs windows"):
         Sampling(seamless=True).check_frames(8)
+
+
+def test_pictures_and_latents_that_the_network_does_not_take_are_refused_before_it_computes(
+    tmp_path, weights, autoencoder
+):
+    def sample(path, height_px, width_px):
+        size = {"height_px": height_px, "width_px": width_px, "num_frames": 2}
+        return sample_videos(path, ["red"], autoencoder, Letters(), sampling=Sampling(num_steps=2), **size)
+
+    calls = []
+    hook = torch.nn.modules.module.register_module_forward_pre_hook(lambda *called: calls.append(called))
+    for height, width in ((68, 64), (64, 68), (72, 64), (0, 64)):
+        with pytest.raises(SettingsError, match=f"are {height} x {width}, expected multiples of 16"):
+            sample(weights, height, width)
+    config = replace(CONFIG, latent_channels=8)
+    save_weights(tmp_path / "w", Weights(config, VideoUNet(config).state_dict(), torch.zeros(255), {}))
+    with pytest.raises(
+        SettingsError, match=r"latents have 4 channels, the network's 8: name the autoencoder"
+    ):
+        sample(tmp_path / "w", 64, 64)
+    hook.remove()
+    assert not calls
+    assert sample(weights, 48, 80).shape == (1, 2, 48, 80, 3)
 
 
 def moving_square():

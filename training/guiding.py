@@ -62,6 +62,26 @@ def weights_of(
     return [on_channels(weight, [i < guided_channels for i in range(channels)]) for weight in weights]
 
 
+def check_latents(
+    config: NetworkConfig, channels: int, downsampling: int, height_px: int, width_px: int
+) -> None:
+    """Raises SettingsError where an autoencoder with so many latent channels, and sides so many times smaller, makes no
+    latents that a network takes of pictures of this size.
+    """
+    if channels != config.latent_channels:
+        raise SettingsError(
+            f"the autoencoder's latents have {channels} channels, the network's {config.latent_channels}: name the "
+            f"autoencoder that it was trained with (encode.autoencoder)"
+        )
+    multiple = downsampling * config.size_multiple
+    if height_px % multiple or width_px % multiple or min(height_px, width_px) < 1:
+        raise SettingsError(
+            f"pictures are {height_px} x {width_px}, expected multiples of {multiple}: the autoencoder divides sides by "
+            f"{downsampling}, and the network takes multiples of {config.size_multiple}; choose another size "
+            f"(encode.buckets)"
+        )
+
+
 def check_network(
     config: NetworkConfig,
     trained: Trained,

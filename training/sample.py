@@ -30,7 +30,7 @@ from models.samplers import SAMPLERS, initial_latents, noise_of
 from models.windows import windowed_guidance
 from training.checkpoints import load_weights
 from training.draws import generator
-from training.guiding import LEARNED, OF_OBJECTIVE, check_network, sides_of, weights_of
+from training.guiding import LEARNED, OF_OBJECTIVE, check_latents, check_network, sides_of, weights_of
 from training.objective import Objective, prediction_of
 from training.pictures import to_pixels
 from training.prompts import Request, given_of, read_prompt
@@ -47,6 +47,7 @@ class Autoencoder(Protocol):
     """What is needed of an autoencoder here."""
 
     downsampling: int
+    latent_channels: int
 
     def latent_frames(self, num_frames: int) -> int:
         """Frames of the latents of so many frames. Raises InputError for a number that it does not take."""
@@ -348,6 +349,7 @@ def sample_videos(
     sampling = sampling.following(trained, (height_px, width_px, latent_frames))
     showing = showing_of(loaded, autoencoder, image_encoder, augmentation)
     numbers = numbers_told(loaded, fps - trained.fps_less, motion_bucket, showing, elevation)
+    check_latents(loaded.config, autoencoder.latent_channels, autoencoder.downsampling, height_px, width_px)
     scale, recipe = autoencoder.downsampling, loaded.origin.get("recipe", {})
     latent = latent_frames, height_px // scale, width_px // scale
     if showing is not None:
