@@ -191,16 +191,18 @@ def sample(
     """Sample videos from a trained stage, as mp4 files and a contact sheet."""
     from curation.captions.score_words import AskedScores
     from flows.sample import sample as run_sample
-    from tasks.sampling import StartFrom, Told
-    from training.sample import Sampling
+    from tasks.sampling import EveryVideo, StartFrom
+    from training.sample_settings import Numbers, Sampling
 
     alone = prompt and run  # then nothing of a warehouse is needed
     flags_of = console.flags_of if alone else partial(console.flags_on, config)
     flags = flags_of(set_, warehouse=warehouse)
-    options = {"prompts": prompt or (), "count": count, "run": run, "out": output, "seed": seed}
-    options |= {"asked": AskedScores(aesthetics, motion, camera)}
-    start = StartFrom(reference, mask_strategy, augmentation, image_encoder)
-    options |= {"start": start, "frames": frames, "told": Told(motion_bucket, elevation)}
+    every = EveryVideo(
+        frames=frames,
+        start=StartFrom(reference, mask_strategy, image_encoder),
+        numbers=Numbers(motion_bucket, augmentation, elevation),
+        scores=AskedScores(aesthetics, motion, camera),
+    )
     sampling = Sampling(
         num_steps=steps,
         sigma_min=sigma_min,
@@ -220,7 +222,17 @@ def sample(
         carry=carry,
     )
     with console.progress():
-        sampled = run_sample(flags, config, **options, sampling=sampling)
+        sampled = run_sample(
+            flags,
+            config,
+            prompts=prompt or (),
+            count=count,
+            run=run,
+            out=output,
+            seed=seed,
+            sampling=sampling,
+            every=every,
+        )
     videos = [str(path) for path in sorted(sampled.folder.glob("*.mp4"))]
     result = {"folder": str(sampled.folder), "videos": videos, "prompts": list(sampled.prompts)}
     console.emit(result, json, lambda: print(f"{len(videos)} videos in {sampled.folder}"))

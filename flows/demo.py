@@ -23,7 +23,7 @@ from flows.train import STAGES, train_chain
 from tasks.progress import Progress, note
 from tasks.sampling import Sampled, sample_run
 from tasks.tracking import step
-from training.sample import Sampling
+from training.sample_settings import Sampling
 
 NUM_SAMPLES = 64
 REEL_SETTINGS: dict[str, Any] = {

@@ -8,14 +8,13 @@ from typing import Any
 
 import polars as pl
 
-from curation.captions.score_words import AskedScores
 from flows.plans import current_settings
 from flows.settings import TrainSettings, load_settings, validate
 from flows.train import runs_folder
 from tasks.encoding import EncodeConfig
-from tasks.sampling import NO_SCORES, NOTHING, Sampled, StartFrom, Told, sample_run
+from tasks.sampling import PLAIN, EveryVideo, Sampled, sample_run
 from training.checkpoints import DONE, read_origin
-from training.sample import Sampling
+from training.sample_settings import Sampling
 from warehouse.errors import SettingsError
 from warehouse.ledger import Ledger
 from warehouse.plan import Plan
@@ -32,10 +31,7 @@ def sample(
     out: Path | None = None,
     seed: int = 0,
     sampling: Sampling | None = None,
-    start: StartFrom = NOTHING,
-    frames: int | None = None,
-    asked: AskedScores = NO_SCORES,
-    told: Told = Told(),  # noqa: B008 (frozen)
+    every: EveryVideo = PLAIN,
 ) -> Sampled:
     """Samples videos from a finished run, by default the newest, into its folder `samples`.
 
@@ -50,8 +46,9 @@ def sample(
         store = Store(settings.warehouse)
         prompts = captions(store, Plan.load(store), count)
     folder = out or run / "samples"
-    more = start, frames, asked, told
-    return sample_run(run, list(prompts), encode, folder, seed, sampling or Sampling(), *more)
+    return sample_run(
+        run, list(prompts), encode, folder, seed=seed, sampling=sampling or Sampling(), every=every
+    )
 
 
 def encode_of(run: Path, flags: Mapping[str, Any], toml: Path | None = None) -> EncodeConfig:

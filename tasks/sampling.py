@@ -6,21 +6,24 @@ import json
 import logging
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from curation.captions.score_words import AskedScores, asking_for
+from models.image_encoder import ImageEncoder, load_image_encoder
 from tasks import artifacts
 from tasks.encoding import EncodeConfig, as_caption, load_image_side, load_text_side
 from tasks.progress import Progress
 from tasks.tracking import step
 from training.checkpoints import read_origin
+from training.encoders import Autoencoder, Encoders
 from training.pictures import contact_sheet, write_image, write_video
 from training.prompts import Request, read_prompt
-from training.sample import Autoencoder, Sampling, sample_videos
+from training.sample import sample_videos
+from training.sample_settings import Numbers, Sampling, VideoShape
 from training.trained import Trained
 from warehouse.errors import InputError, SettingsError
 
@@ -43,26 +46,25 @@ class StartFrom:
 
     reference_path: str = ""
     mask_strategy: str = ""
-    augmentation: float | None = None
-    """Noise on frames that a network is shown; none takes 0.02."""
     image_encoder: str | None = None
     """Of a network that hears a picture in place of text: a folder or a hub name, in transformers' layout."""
 
 
-NOTHING = StartFrom()
-NO_SCORES = AskedScores()
+@dataclass(frozen=True)
+class EveryVideo:
+    """What is asked for every video, whatever its prompt."""
+
+    frames: int | None = None
+    """Of a video, or of a piece; None takes those of the first bucket that clips are encoded in."""
+    start: StartFrom = field(default_factory=StartFrom)
+    numbers: Numbers = field(default_factory=Numbers)
+    scores: AskedScores = field(default_factory=AskedScores)
+    """What is added to the prompts."""
+
+
+PLAIN = EveryVideo()
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Told:
-    """Numbers that a network is told of every video."""
-
-    motion_bucket: float = 127.0
-    """0 (still) to 255."""
-    elevation: float | None = None
-    """Of the camera, in degrees, where the network asks for it."""
 
 
 @step(name="sample", run_name="sample {run.name}")
@@ -71,56 +73,55 @@ def sample_run(
     prompts: Sequence[str],
     encode: EncodeConfig,
     out: Path,
+    *,
     seed: int,
     sampling: Sampling,
-    start: StartFrom = NOTHING,
-    frames: int | None = None,
-    asked: AskedScores = NO_SCORES,
-    told: Told = Told(),
+    every: EveryVideo = PLAIN,
 ) -> Sampled:
     """Samples one video for each prompt from a run's averaged weights into the folder `out`.
 
     The folder holds numbered mp4 files, the prompts in their order, and a contact sheet of the middle frames; earlier
-    samples in it are replaced. Size and rate are those of the first bucket that clips are encoded in, and so is the
-    number of frames (of a piece) where `frames` does not say otherwise; a network of images makes one. Prompts are
-    cleaned as captions were, and shown as they came; `asked` adds scores to what is asked of each. Raises
-    SettingsError where anything but earlier samples is in the folder, the autoencoder does not take so many frames,
-    or captions told no such scores.
+    samples in it are replaced. Size and rate are those of the first bucket that clips are encoded in; a network of images
+    makes one frame. Prompts are cleaned as captions were, and shown as they came. Raises SettingsError where anything but
+    earlier samples is in the folder, the autoencoder does not take so many frames, or captions told no such scores.
     """
-    from models.image_encoder import load_image_encoder
-
     _earlier(out)
-    trained, height, width = (int(n) for n in encode.buckets[0].split("x"))
-    trained = 1 if Trained.of(read_origin(run)).single_frames else trained
-    num_frames = frames or trained
-    requests = [_request(prompt, start, encode, asked) for prompt in prompts]
+    num_frames, height, width = (int(n) for n in encode.buckets[0].split("x"))
+    trained_frames = 1 if Trained.of(read_origin(run)).single_frames else num_frames
+    video = VideoShape(every.frames or trained_frames, height, width, encode.fps)
+    requests = [_request(prompt, every, encode) for prompt in prompts]
     autoencoder = load_image_side(encode)
-    wanted = _latent_frames(autoencoder, num_frames, "frames" if frames else "encode.buckets")
-    sampling = sampling.over(wanted, _latent_frames(autoencoder, trained, "encode.buckets"))
-    text_encoder = load_text_side(encode)
-    _warn_of_cut(requests, text_encoder)
+    sampling = _in_windows(sampling, every, trained_frames, autoencoder)
+    encoders = Encoders(autoencoder, load_text_side(encode), _load_image_encoder(every.start))
+    _warn_of_cut(requests, encoders.text)
     progress = Progress("sample")
     frames_BTHWC = sample_videos(
         run,
         requests,
-        autoencoder,
-        text_encoder,
-        seed=seed,
-        num_frames=num_frames,
-        height_px=height,
-        width_px=width,
-        fps=encode.fps,
-        motion_bucket=told.motion_bucket,
+        encoders,
+        video=video,
+        numbers=every.numbers,
         sampling=sampling,
-        image_encoder=start.image_encoder and load_image_encoder(start.image_encoder),
-        augmentation=start.augmentation,
-        elevation=told.elevation,
+        seed=seed,
         progress=progress,
     )
     progress.finish()
     _write(out, prompts, frames_BTHWC, encode.fps)
     artifacts.show_picture(out / SHEET, "contact-sheet", "Middle frames of all samples")
     return Sampled(out, tuple(prompts), frames_BTHWC)
+
+
+def _load_image_encoder(start: StartFrom) -> ImageEncoder | None:
+    return load_image_encoder(start.image_encoder) if start.image_encoder else None
+
+
+def _in_windows(
+    sampling: Sampling, every: EveryVideo, trained_frames: int, autoencoder: Autoencoder
+) -> Sampling:
+    """With windows where more frames are asked for than the network was trained on."""
+    wanted = _latent_frames(autoencoder, every.frames, "frames") if every.frames else None
+    trained = _latent_frames(autoencoder, trained_frames, "encode.buckets")
+    return sampling.over(wanted or trained, trained)
 
 
 def _warn_of_cut(requests: Sequence[Request], text_encoder: Any) -> None:
@@ -138,9 +139,9 @@ def _latent_frames(autoencoder: Autoencoder, num_frames: int, setting: str) -> i
         raise SettingsError(f"{setting}: {error}") from error
 
 
-def _request(prompt: str, start: StartFrom, encode: EncodeConfig, asked: AskedScores) -> Request:
-    read = read_prompt(prompt, start.reference_path, start.mask_strategy)
-    texts = ((first, asking_for(text, asked, encode.score_words)) for first, text in read.texts)
+def _request(prompt: str, every: EveryVideo, encode: EncodeConfig) -> Request:
+    read = read_prompt(prompt, every.start.reference_path, every.start.mask_strategy)
+    texts = ((first, asking_for(text, every.scores, encode.score_words)) for first, text in read.texts)
     return replace(read, texts=tuple((first, as_caption(text, encode)) for first, text in texts))
 
 

@@ -19,7 +19,7 @@ models.autoencoder models.blocks models.conditioning models.edm models.guidance 
 models.samplers models.text_encoder models.unet_modules models.video_unet
 training.__main__ training.callbacks training.checkpoints training.data training.draws training.ema
 training.evaluate training.job training.launch training.module training.recipe training.recipes
-training.sample training.schedule training.stage training.stop training.tether
+training.sample training.sample_settings training.schedule training.stage training.stop training.tether
 warehouse.manifest warehouse.order warehouse.pack warehouse.reader
 """
 

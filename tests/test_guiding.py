@@ -14,7 +14,8 @@ from models.learned_variance import variance_bounds
 from models.networks import NETWORKS
 from training.guiding import LEARNED, check_network, sides_of
 from training.objective import Objective
-from training.sample import Sampling, sample_latents
+from training.sample import TrainedNetwork, sample_latents
+from training.sample_settings import Sampling
 from training.trained import Levels, Trained
 from warehouse.errors import SettingsError
 
@@ -40,7 +41,9 @@ def saying(said: Tensor) -> Callable[..., Tensor]:
 
 
 def sampled(network, conditioning: Conditioning, **options) -> Tensor:
-    return sample_latents(network, conditioning, SHAPE, SEEDS, Sampling(num_steps=4, **options))
+    return sample_latents(
+        TrainedNetwork(network), conditioning, SHAPE, SEEDS, Sampling(num_steps=4, **options)
+    )
 
 
 def test_channels_that_are_not_guided_are_as_the_text_has_them() -> None:
@@ -90,9 +93,8 @@ def test_learned_variances_are_what_the_samples_spread_by(share: float) -> None:
         return torch.cat([noise, torch.full_like(x, share)], dim=1)
 
     sampling = Sampling(sampler=LEARNED, guidance=(1.0, 1.0)).following(Trained(objective, levels))
-    found = sample_latents(
-        network, told(), (4, 8, 24, 24), SEEDS, sampling, preconditioning=objective.preconditioning
-    )
+    model = TrainedNetwork(network, objective.preconditioning)
+    found = sample_latents(model, told(), (4, 8, 24, 24), SEEDS, sampling)
     spread = 1 + float(sigmas[0]) ** 2
     for sigma, following in pairwise(sigmas):
         kept = (1 + following**2) / (1 + sigma**2)  # x becomes this times x, and the noise of the step

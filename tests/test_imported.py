@@ -22,9 +22,11 @@ from models.transformers import DiffusionTransformer, TransformerConfig
 from tests.test_sample import Letters
 from tests.test_transformers import inputs, randomised
 from training.checkpoints import load_weights
+from training.encoders import Encoders
 from training.imported import import_weights
 from training.objective import Objective
-from training.sample import Sampling, sample_videos
+from training.sample import sample_videos
+from training.sample_settings import Sampling, VideoShape
 from training.trained import Trained
 from warehouse.errors import WeightsError
 
@@ -166,8 +168,9 @@ def test_imported_weights_are_sampled_by_their_own_objective(
     hook = torch.nn.modules.module.register_module_forward_pre_hook(
         lambda module, inputs: told.append(inputs[1]) if isinstance(module, DiffusionTransformer) else None
     )
+    encoders = Encoders(load_autoencoder(), Letters())
     frames = sample_videos(
-        tmp_path / "run", ["a"], load_autoencoder(), Letters(), num_frames=2, sampling=Sampling(num_steps=2)
+        tmp_path / "run", ["a"], encoders, video=VideoShape(2), sampling=Sampling(num_steps=2)
     )
     hook.remove()
     shift = (64 * 64 / 512**2 * 2) ** 0.5  # Open-Sora 1.2's, of two frames

@@ -20,11 +20,13 @@ from tests.test_sample import Letters
 from training.checkpoints import load_weights
 from training.data import dataset_motion_edges, held_out_batches
 from training.draws import draw
+from training.encoders import Encoders
 from training.module import LatentDiffusion
 from training.objective import Objective, training_losses
 from training.recipe import with_settings
 from training.recipes import recipe_from
-from training.sample import Sampling, sample_videos
+from training.sample import sample_videos
+from training.sample_settings import Sampling, VideoShape
 from training.stage import run_stage
 from training.stop import StopRequest
 from training.trained import Levels, Trained
@@ -174,11 +176,8 @@ def test_a_stage_with_all_of_the_settings_learns_and_is_sampled_from_its_last_st
     hook = torch.nn.modules.module.register_module_forward_pre_hook(
         lambda module, inputs: told.append(inputs[1]) if isinstance(module, VideoUNet) else None
     )
-    size = {"num_frames": 3, "height_px": 16, "width_px": 16}
-    sampling = Sampling(num_steps=4)
-    sample_videos(
-        tmp_path / "run", ["red"], load_autoencoder("embedded"), Letters(), **size, sampling=sampling
-    )
+    encoders, sampling = Encoders(load_autoencoder("embedded"), Letters()), Sampling(num_steps=4)
+    sample_videos(tmp_path / "run", ["red"], encoders, video=VideoShape(3, 16, 16), sampling=sampling)
     hook.remove()
     found = [float(one[0]) for one in told]
     assert found == pytest.approx([999, 749, 499, 249], abs=1e-3), (

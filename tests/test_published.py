@@ -29,7 +29,7 @@ from training.imported import import_weights
 from training.objective import Objective
 from training.publish import export_diffusers
 from training.published import of_scheduler, trained_as
-from training.sample import Sampling
+from training.sample_settings import Sampling
 from training.stage import build
 from training.trained import Trained
 from warehouse.errors import WeightsError

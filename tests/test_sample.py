@@ -17,9 +17,11 @@ from models.edm import SVD
 from models.given_frames import Given
 from models.video_unet import VideoUNet, VideoUNetConfig
 from training.checkpoints import Weights, save_weights
+from training.encoders import Encoders
 from training.pictures import contact_sheet, to_pixels, write_image, write_video
 from training.references import read_frames
-from training.sample import Sampling, sample_latents, sample_videos
+from training.sample import TrainedNetwork, sample_latents, sample_videos
+from training.sample_settings import Numbers, Sampling, VideoShape
 from warehouse.errors import InputError, SettingsError
 
 CONFIG = VideoUNetConfig(width=8, attention=(False, True), head_dim=8, text_dim=6, number_dim=8)
@@ -35,8 +37,8 @@ class Letters:
 
 
 @pytest.fixture(scope="module")
-def autoencoder():
-    return load_autoencoder("embedded")
+def encoders():
+    return Encoders(load_autoencoder("embedded"), Letters())
 
 
 def random_network():
@@ -76,20 +78,18 @@ def test_a_network_that_knows_the_data_samples_it():
 
     for sampler in ("euler", "heun", "euler_ancestral"):
         sampling = Sampling(num_steps=12, sampler=sampler, guidance=(1.0, 1.0))
-        found = sample_latents(network, told, known.shape[1:], [5, 6, 7], sampling)
+        found = sample_latents(TrainedNetwork(network), told, known.shape[1:], [5, 6, 7], sampling)
         torch.testing.assert_close(found, known, atol=2e-2, rtol=0)
-    doubled = sample_latents(
-        network, told, known.shape[1:], [5, 6, 7], Sampling(num_steps=12, guidance=(1.0, 2.0))
-    )
+    sampling = Sampling(num_steps=12, guidance=(1.0, 2.0))
+    doubled = sample_latents(TrainedNetwork(network), told, known.shape[1:], [5, 6, 7], sampling)
     torch.testing.assert_close(doubled[:, :, 1], 2 * known[:, :, 1], atol=4e-2, rtol=0)
 
 
-def test_samples_follow_seed_and_prompt_and_not_the_batch(weights, autoencoder):
+def test_samples_follow_seed_and_prompt_and_not_the_batch(weights, encoders):
     prompts = ["red", "blue", "red", "green", "red"]
 
     def sample(prompts, seed=3, **options):
-        options = {"num_frames": 3, "height_px": 32, "width_px": 16} | options
-        return sample_videos(weights, prompts, autoencoder, Letters(), seed=seed, **options)
+        return sample_videos(weights, prompts, encoders, video=VideoShape(3, 32, 16), seed=seed, **options)
 
     few = Sampling(num_steps=3, batch_size=2)
     videos = sample(prompts, sampling=few)
@@ -99,24 +99,22 @@ def test_samples_follow_seed_and_prompt_and_not_the_batch(weights, autoencoder):
     assert np.abs(videos[2:4] - sample(prompts[2:4], seed=5, sampling=few).astype(int)).max() <= 1
     assert (videos[0] != videos[2]).any(), "equal prompts get noise of their own"
     assert (sample(["blue"], sampling=few) != videos[:1]).any()
-    assert (sample(["red"], sampling=few, motion_bucket=0.0) != videos[:1]).any()
+    assert (sample(["red"], sampling=few, numbers=Numbers(0.0)) != videos[:1]).any()
 
 
-def test_given_frames_are_in_the_video_as_the_autoencoder_has_them(weights, autoencoder, tmp_path):
+def test_given_frames_are_in_the_video_as_the_autoencoder_has_them(weights, encoders, tmp_path):
     Image.fromarray(moving_square()[2, :, :48]).save(tmp_path / "a.png")
     frames = read_frames(tmp_path / "a.png", 32, 16, 8.0)
-    own = to_pixels(autoencoder.decode(autoencoder.encode(frames[None])))[0, 0]
+    own = to_pixels(encoders.autoencoder.decode(encoders.autoencoder.encode(frames[None])))[0, 0]
     prompt = f'red {{"reference_path": "{tmp_path}/a.png", "mask_strategy": "0;0,0,0,-1"}}'
-    options = {"num_frames": 5, "height_px": 32, "width_px": 16, "sampling": Sampling(num_steps=3)}
-    video, plain = sample_videos(weights, [prompt, "red"], autoencoder, Letters(), **options)
+    options = {"video": VideoShape(5, 32, 16), "sampling": Sampling(num_steps=3)}
+    video, plain = sample_videos(weights, [prompt, "red"], encoders, **options)
     assert np.abs(video[[0, 4]].astype(int) - own).max() <= 1
     assert np.abs(plain[[0, 4]].astype(int) - own).mean() > 10
-    assert np.array_equal(
-        plain, sample_videos(weights, ["blue", "red"], autoencoder, Letters(), **options)[1]
-    )
+    assert np.array_equal(plain, sample_videos(weights, ["blue", "red"], encoders, **options)[1])
 
 
-def test_a_network_is_told_of_given_frames_if_it_was_trained_with_them(tmp_path, autoencoder):
+def test_a_network_is_told_of_given_frames_if_it_was_trained_with_them(tmp_path, encoders):
     Image.fromarray(moving_square()[2, :, :48]).save(tmp_path / "a.png")
     prompt = f'red {{"reference_path": "{tmp_path}/a.png", "mask_strategy": "0"}}'
     seen = []
@@ -129,8 +127,8 @@ def test_a_network_is_told_of_given_frames_if_it_was_trained_with_them(tmp_path,
             lambda module, inputs: seen.append(inputs[1].shape) if isinstance(module, VideoUNet) else None
         )
         try:
-            options = {"num_frames": 3, "height_px": 16, "width_px": 16, "sampling": Sampling(num_steps=2)}
-            sample_videos(tmp_path / "w.safetensors", [prompt], autoencoder, Letters(), **options)
+            options = {"video": VideoShape(3, 16, 16), "sampling": Sampling(num_steps=2)}
+            sample_videos(tmp_path / "w.safetensors", [prompt], encoders, **options)
         finally:
             hook.remove()
 
@@ -140,13 +138,10 @@ def test_a_network_is_told_of_given_frames_if_it_was_trained_with_them(tmp_path,
     assert seen == [(2, 3)] * 2 + [(2,)] * 4
 
 
-def test_longer_videos_are_made_in_windows_or_pieces(weights, autoencoder):
+def test_longer_videos_are_made_in_windows_or_pieces(weights, encoders):
     def sample(num_frames, prompt="red", **options):
-        sampling = Sampling(num_steps=3, **options)
-        shape = {"num_frames": num_frames, "height_px": 16, "width_px": 16}
-        return sample_videos(weights, [prompt], autoencoder, Letters(), sampling=sampling, **shape)[0].astype(
-            int
-        )
+        options = {"video": VideoShape(num_frames, 16, 16), "sampling": Sampling(num_steps=3, **options)}
+        return sample_videos(weights, [prompt], encoders, **options)[0].astype(int)
 
     assert len(sample(11, window=4, overlap=2)) == 11
     assert len(sample(8, window=4, overlap=2, seamless=True)) == 8
@@ -163,10 +158,7 @@ def test_longer_videos_are_made_in_windows_or_pieces(weights, autoencoder):
     with pytest.raises(SettingsError, match="window 4, overlap 4, 8 latent frames"):
         sample(8, window=4, overlap=4)
     with pytest.raises(SettingsError, match="piece 1 is asked for, but the video has 1"):
-        sample_videos(weights, ["|0| a |1| b"], autoencoder, Letters())
-    assert Sampling().over(8, 8) == Sampling()
-    assert Sampling().over(9, 8) == Sampling(window=8, overlap=4)
-    assert Sampling(seamless=True, overlap=1).over(6, 8) == Sampling(seamless=True, window=6, overlap=1)
+        sample_videos(weights, ["|0| a |1| b"], encoders)
 
 
 class Fours:
@@ -192,9 +184,8 @@ def test_where_time_is_compressed_other_numbers_of_frames_are_refused_before_any
     """There are no weights at the path, and no frames are computed: nothing but the message can come of it."""
 
     def sample(num_frames, path=tmp_path / "none", prompt="red", **options):
-        shape = {"num_frames": num_frames, "height_px": 16, "width_px": 16}
-        sampling = Sampling(num_steps=2, **options)
-        return sample_videos(path, [prompt], Fours(), Letters(), sampling=sampling, **shape)[0]
+        options = {"video": VideoShape(num_frames, 16, 16), "sampling": Sampling(num_steps=2, **options)}
+        return sample_videos(path, [prompt], Encoders(Fours(), Letters()), **options)[0]
 
     for number, nearest in ((8, "5 or 9"), (2, "1 or 5"), (16, "13 or 17")):
         with pytest.raises(
@@ -257,7 +248,8 @@ def made(num_frames, given=None, *, seed=0, told=False, loop=0, **options):
     sampling = Sampling(**{"num_steps": 30, "guidance": (1.0, 1.0), "sigma_max": 80.0} | options)
     told_of = Conditioning(torch.zeros(1, 2, 5), torch.ones(1, 2, dtype=torch.bool), torch.zeros(1, 2))
     shape = (4, num_frames, 40, 40)
-    return sample_latents(ideal_network, told_of, shape, [seed], sampling, given, told=told, loop=loop)
+    model = TrainedNetwork(ideal_network, knows_given=told)
+    return sample_latents(model, told_of, shape, [seed], sampling, given, loop)
 
 
 def ends_given(num_frames):
@@ -300,7 +292,7 @@ def test_given_frames_begin_with_the_noise_of_the_first_level():
     told_of = Conditioning(torch.zeros(1, 2, 5), torch.ones(1, 2, dtype=torch.bool), torch.zeros(1, 2))
     given = Given.none(torch.zeros(1, 4, 3, 40, 40)).with_frames(0, 0, torch.full((4, 1, 40, 40), 30.0))
     sampling = Sampling(num_steps=2, sigma_max=80.0, guidance=(1.0, 1.0))
-    sample_latents(network, told_of, (4, 3, 40, 40), [0], sampling, given)
+    sample_latents(TrainedNetwork(network), told_of, (4, 3, 40, 40), [0], sampling, given)
     assert first[0] == pytest.approx(30, abs=4)
 
 
@@ -313,33 +305,19 @@ def test_pieces_have_noise_of_their_own_and_guidance_oscillates_after_ten_steps(
 
     def guided(**options):
         told_of = Conditioning(torch.ones(1, 2, 5), torch.ones(1, 2, dtype=torch.bool), torch.zeros(1, 2))
-        return sample_latents(network, told_of, (4, 2, 3, 3), [0], Sampling(guidance=(5.0, 5.0), **options))
+        sampling = Sampling(guidance=(5.0, 5.0), **options)
+        return sample_latents(TrainedNetwork(network), told_of, (4, 2, 3, 3), [0], sampling)
 
     assert torch.equal(guided(num_steps=11, oscillating=True), guided(num_steps=11))
     assert (guided(num_steps=14, oscillating=True) - guided(num_steps=14)).abs().min() > 1e-3
 
 
-def test_wrong_sampling_is_refused():
-    with pytest.raises(SettingsError, match="sampler is 'plms', expected one of euler, heun"):
-        Sampling(sampler="plms")
-    with pytest.raises(SettingsError, match="sigma_min 3"):
-        assert Sampling(sigma_min=3, sigma_max=2).sigmas is None
-    with pytest.raises(SettingsError, match="guidance_shape is 'round', expected one of linear, triangle"):
-        Sampling(guidance_shape="round")
-    with pytest.raises(SettingsError, match="steps of pndm cannot be repeated"):
-        Sampling(sampler="pndm", repeats=2)
-    with pytest.raises(SettingsError, match="one loop where the video is seamless"):
-        Sampling(seamless=True, loops=2)
-    with pytest.raises(SettingsError, match="a seamless video needs windows"):
-        Sampling(seamless=True).check_frames(8)
-
-
 def test_pictures_and_latents_that_the_network_does_not_take_are_refused_before_it_computes(
-    tmp_path, weights, autoencoder
+    tmp_path, weights, encoders
 ):
     def sample(path, height_px, width_px):
-        size = {"height_px": height_px, "width_px": width_px, "num_frames": 2}
-        return sample_videos(path, ["red"], autoencoder, Letters(), sampling=Sampling(num_steps=2), **size)
+        video = VideoShape(2, height_px, width_px)
+        return sample_videos(path, ["red"], encoders, video=video, sampling=Sampling(num_steps=2))
 
     calls = []
     hook = torch.nn.modules.module.register_module_forward_pre_hook(lambda *called: calls.append(called))

@@ -14,7 +14,8 @@ from models.networks import NETWORKS
 from models.noise import Flow, flow_sigmas, shifted
 from training.guiding import check_network
 from training.objective import Objective
-from training.sample import Sampling, sample_latents
+from training.sample import TrainedNetwork, sample_latents
+from training.sample_settings import Sampling
 from training.trained import Trained
 from warehouse.errors import InputError, SettingsError
 
@@ -23,9 +24,11 @@ FLOW = Trained.of({"recipe": {"objective": "flow"}})
 TOLD = Conditioning(torch.zeros(2, 2, 5), torch.ones(2, 2, dtype=torch.bool), torch.zeros(2, 2))
 
 
-def made(network, sampling: Sampling, objective: str, **options) -> Tensor:
-    preconditioning = Objective(objective).preconditioning
-    return sample_latents(network, TOLD, SHAPE, [0, 1], sampling, preconditioning=preconditioning, **options)
+def made(
+    network, sampling: Sampling, objective: str, given: Given | None = None, knows_given: bool = False
+) -> Tensor:
+    model = TrainedNetwork(network, Objective(objective).preconditioning, knows_given)
+    return sample_latents(model, TOLD, SHAPE, [0, 1], sampling, given)
 
 
 def flowing(x: Tensor, time: Tensor, _: Conditioning) -> Tensor:
@@ -61,7 +64,7 @@ def test_rectified_flow_walks_its_own_times_from_nothing_but_noise() -> None:
     assert made(network, sampling, "flow").std().item() == pytest.approx(STD, rel=0.03)
     assert told == pytest.approx([1000 - 10 * i for i in range(100)], rel=1e-4)
     held = Given.none(torch.zeros(2, *SHAPE)).with_frames(0, 1, torch.full((4, 1, 20, 20), 2.0))
-    kept = made(flowing, sampling, "flow", given=held, told=True)
+    kept = made(flowing, sampling, "flow", given=held, knows_given=True)
     assert (kept[0, :, 1] == 2).all() and kept[1].std().item() == pytest.approx(STD, rel=0.1)
 
 
@@ -97,7 +100,7 @@ def test_a_sampler_of_another_objective_is_refused_before_it_samples() -> None:
         ):
             check_network(network, Trained(), sampler, None, 8)
     with pytest.raises(InputError, match="noise level is inf, expected a finite number above 0"):
-        sample_latents(flowing, TOLD, SHAPE, [0, 1], Sampling(sampler="rectified_flow"), preconditioning=SVD)
+        made(flowing, Sampling(sampler="rectified_flow"), "edm")
     given = Given.none(torch.zeros(2, *SHAPE)).with_frames(0, 1, torch.zeros(4, 1, 20, 20))
     with pytest.raises(SettingsError, match="'iddpm', which cannot go on from given frames: expected none"):
         made(flowing, Sampling(sampler="iddpm"), "iddpm", given=given)

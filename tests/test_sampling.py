@@ -19,7 +19,7 @@ from tasks.encoding import EncodeConfig
 from tasks.sampling import PROMPTS, Sampled, _warn_of_cut, sample_run
 from training.checkpoints import WEIGHTS, load_weights, save_weights
 from training.prompts import read_prompt
-from training.sample import Sampling
+from training.sample_settings import Sampling
 
 __all__ = ["run", "trained"]
 
@@ -29,7 +29,9 @@ def test_prompts_are_cleaned_as_captions_were_and_shown_as_typed(
 ) -> None:
     def sample(prompt: str, cleaning: CleaningConfig | None = None) -> Sampled:
         encode = EncodeConfig(buckets=("2x64x64",), cleaning=cleaning)
-        return sample_run(trained[1], [prompt], encode, tmp_path / "out", 0, Sampling(num_steps=3))
+        return sample_run(
+            trained[1], [prompt], encode, tmp_path / "out", seed=0, sampling=Sampling(num_steps=3)
+        )
 
     typed = '|0| The video shows a red circle {"mask_strategy": ""}'
     cleaned = sample(typed, CleaningConfig())

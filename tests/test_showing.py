@@ -20,18 +20,21 @@ from tests.test_publish import VIDEO, pipeline_latents, save_image_encoder, save
 from tests.test_sample import CONFIG, Letters
 from training.checkpoints import WEIGHTS, Weights, load_weights, save_weights
 from training.draws import generator
+from training.encoders import Encoders
 from training.imported import import_weights
 from training.objective import Objective
 from training.pictures import to_pixels
 from training.publish import export_diffusers
-from training.sample import Sampling, sample_latents, sample_videos
+from training.sample import TrainedNetwork, sample_latents, sample_videos
+from training.sample_settings import Numbers, Sampling, VideoShape
 from training.trained import TRAINED, Levels, Trained
 from warehouse.errors import SettingsError
 
 FIRST = replace(CONFIG, condition_channels=4, num_numbers=3)
 ENDS = replace(FIRST, missing_size=(2, 2))
 ORBIT = replace(FIRST, num_numbers=4)
-SMALL = {"num_frames": 4, "height_px": 16, "width_px": 16}
+SMALL = VideoShape(4, 16, 16)
+CLEAN = Numbers(augmentation=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -106,17 +109,15 @@ def test_imported_weights_of_svd_are_sampled_as_diffusers_pipeline_samples_them(
     ours = sample_videos(
         tmp_path / "imported",
         [asked(tmp_path, "0", text="")],
-        load_autoencoder(str(tmp_path / "svd" / "vae")),
-        Letters(),
-        seed=7,
-        num_frames=3,
-        height_px=64,
-        width_px=96,
-        fps=8.0,
-        motion_bucket=100.0,
+        Encoders(
+            load_autoencoder(str(tmp_path / "svd" / "vae")),
+            Letters(),
+            load_image_encoder(str(tmp_path / "svd"), subfolder="image_encoder"),
+        ),
+        video=VideoShape(3, 64, 96),
+        numbers=Numbers(motion_bucket=100.0, augmentation=0.0),
         sampling=Sampling(num_steps=5, guidance=(1.0, 2.5)),
-        image_encoder=load_image_encoder(str(tmp_path / "svd"), subfolder="image_encoder"),
-        augmentation=0.0,
+        seed=7,
     )
     expected = to_pixels(autoencoder.decode(theirs))
     assert expected.std() > 20
@@ -138,7 +139,7 @@ def test_frames_and_text_are_followed_apart() -> None:
 
     def moved(**options) -> float:
         sampling = Sampling(num_steps=3, sampler="euler", **options)
-        return float(sample_latents(network, told_of, (4, 3, 2, 2), [0], sampling).mean())
+        return float(sample_latents(TrainedNetwork(network), told_of, (4, 3, 2, 2), [0], sampling).mean())
 
     nothing = moved(guidance=(0.0, 0.0))
     both = moved(guidance=(1.0, 1.0)) - nothing
@@ -155,10 +156,10 @@ def test_svds_weights_go_on_from_what_was_made_as_pixels(told, tmp_path, picture
     save_weights(
         tmp_path / "run" / WEIGHTS, Weights(VIDEO, VideoUNet(VIDEO).state_dict(), torch.zeros(255), origin)
     )
-    sampling = Sampling(num_steps=2, loops=2)
-    options = {"image_encoder": encoder, "augmentation": 0.0, "sampling": sampling, **SMALL}
+    encoders, sampling = Encoders(autoencoder, Letters(), encoder), Sampling(num_steps=2, loops=2)
     with decoded(autoencoder) as made:
-        sample_videos(tmp_path / "run", [asked(pictures, "0")], autoencoder, Letters(), **options)
+        prompts = [asked(pictures, "0")]
+        sample_videos(tmp_path / "run", prompts, encoders, video=SMALL, numbers=CLEAN, sampling=sampling)
     picture, last = pixels_of(pictures / "a.png")[0], autoencoder.decode(made[-1][:, 3:4])[0].clamp(-1, 1)
     for heard, pixels in ((told[0], picture), (told[-1], last)):
         torch.testing.assert_close(heard.text_BLD[1], encoder.encode(pixels)[0])
@@ -185,25 +186,33 @@ def test_a_network_is_shown_the_picture_unscaled_and_told_the_noise_on_it(
 ) -> None:
     """On the side of guidance that is told nothing the frames are zeros, and the numbers stay."""
     own = ((autoencoder.encode(pixels_of(pictures / "a.png"))[0, 0]) / 0.5 + 1.0)[:, None]
-    options = {"sampling": Sampling(num_steps=2), "fps": 8.0, "motion_bucket": 100.0, **SMALL}
-    run = run_of(FIRST)
-    clean = sample_videos(run, [asked(pictures, "0")], autoencoder, Letters(), augmentation=0.0, **options)
+    run, encoders = run_of(FIRST), Encoders(autoencoder, Letters())
+
+    def sample(name: str, augmentation: float | None) -> np.ndarray:
+        return sample_videos(
+            run,
+            [asked(pictures, "0", name)],
+            encoders,
+            video=SMALL,
+            numbers=Numbers(100.0, augmentation),
+            sampling=Sampling(num_steps=2),
+        )
+
+    clean = sample("a", 0.0)
     nothing, everything = told[0].frames_BCTHW
     torch.testing.assert_close(everything, own.expand(-1, 4, -1, -1))
     assert not nothing.any() and told[0].shown_BT is None
     assert told[0].text_BLD[1].any() and not told[0].text_BLD[0].any()
     assert told[0].numbers_BN.tolist() == [[8.0, 100.0, 0.0]] * 2
     told.clear()
-    noisy = sample_videos(run, [asked(pictures, "0")], autoencoder, Letters(), augmentation=3.0, **options)
+    noisy = sample("a", 3.0)
     off = (told[0].frames_BCTHW[1] - own) * 0.5
     assert (off == off[:, :1]).all() and float(off[:, 0].std()) == pytest.approx(3.0, rel=0.4)
     assert told[0].numbers_BN[:, 2].tolist() == [3.0, 3.0]
-    other = sample_videos(
-        run, [asked(pictures, "0", "b")], autoencoder, Letters(), augmentation=0.0, **options
-    )
+    other = sample("b", 0.0)
     assert (clean != noisy).any() and (clean != other).any()
     told.clear()
-    sample_videos(run, [asked(pictures, "0")], autoencoder, Letters(), **options)
+    sample("a", None)
     assert told[0].numbers_BN[0, 2] == pytest.approx(0.02)
 
 
@@ -212,10 +221,10 @@ def test_samples_do_not_depend_on_those_beside_them(run_of, pictures, autoencode
 
     def sample(these, seed, size):
         sampling = Sampling(num_steps=2, batch_size=size)
-        options = {"seed": seed, "sampling": sampling, "augmentation": 1.0, **SMALL}
-        return sample_videos(run, these, autoencoder, Letters(), **options).astype(int)
+        options = {"seed": seed, "sampling": sampling, "numbers": Numbers(augmentation=1.0), "video": SMALL}
+        return sample_videos(run, these, encoders, **options).astype(int)
 
-    run = run_of(FIRST)
+    run, encoders = run_of(FIRST), Encoders(autoencoder, Letters())
     together = sample(prompts, 3, 3)
     assert np.abs(together - sample(prompts, 3, 2)).max() <= 1
     assert np.abs(together[1:2] - sample(prompts[1:2], 4, 1)).max() <= 1
@@ -223,9 +232,9 @@ def test_samples_do_not_depend_on_those_beside_them(run_of, pictures, autoencode
 
 def test_between_two_pictures_the_others_are_the_learned_one(told, run_of, pictures, autoencoder) -> None:
     own = [autoencoder.encode(pixels_of(pictures / f"{name}.png"))[0, 0] / 0.5 + 1.0 for name in "ab"]
-    options = {"sampling": Sampling(num_steps=2, loops=2), "augmentation": 0.0, **SMALL}
+    options = {"sampling": Sampling(num_steps=2, loops=2), "numbers": CLEAN, "video": SMALL}
     prompt = asked(pictures, "0;0,1,0,-1;1,0,0,-1", "ab")
-    video = sample_videos(run_of(ENDS), [prompt], autoencoder, Letters(), **options)
+    video = sample_videos(run_of(ENDS), [prompt], Encoders(autoencoder, Letters()), **options)
     assert video.shape == (1, 7, 16, 16, 3)
     first, second = told[0], told[-1]
     assert first.shown_BT.tolist() == [[True, False, False, True]] * 2
@@ -237,20 +246,20 @@ def test_between_two_pictures_the_others_are_the_learned_one(told, run_of, pictu
 
 
 def test_a_piece_goes_on_from_the_last_frame_of_the_one_before(told, run_of, pictures, autoencoder) -> None:
-    options = {"augmentation": 0.0, **SMALL}
-    run, prompt = run_of(FIRST), asked(pictures, "0")
+    options = {"numbers": CLEAN, "video": SMALL}
+    run, prompt, encoders = run_of(FIRST), asked(pictures, "0"), Encoders(autoencoder, Letters())
     with decoded(autoencoder) as made:
         for loops in (1, 2):
             sampling = Sampling(num_steps=2, loops=loops)
-            sample_videos(run, [prompt], autoencoder, Letters(), sampling=sampling, **options)
+            sample_videos(run, [prompt], encoders, sampling=sampling, **options)
     last = made[0][0, -1] / 0.5 + 1.0
     torch.testing.assert_close(told[-1].frames_BCTHW[1, :, 0], last)
     assert made[1].shape[1] == 7
 
 
 def test_the_elevation_is_the_fourth_number(told, run_of, pictures, autoencoder) -> None:
-    options = {"sampling": Sampling(num_steps=2), "elevation": 15.0, **SMALL}
-    sample_videos(run_of(ORBIT), [asked(pictures, "0")], autoencoder, Letters(), **options)
+    options = {"sampling": Sampling(num_steps=2), "numbers": Numbers(elevation=15.0), "video": SMALL}
+    sample_videos(run_of(ORBIT), [asked(pictures, "0")], Encoders(autoencoder, Letters()), **options)
     assert told[0].numbers_BN[0].tolist() == pytest.approx([8.0, 127.0, 0.02, 15.0])
 
 
@@ -272,37 +281,57 @@ def test_the_elevation_is_the_fourth_number(told, run_of, pictures, autoencoder)
             ENDS,
             "0;0,1,0,-1",
             "ab",
-            {"height_px": 32},
+            {"video": replace(SMALL, height_px=32)},
             r"size of \(4, 2\), but the network was trained for \(2, 2\)",
         ),
-        (ENDS, "0;0,1,0,-1", "ab", {"num_frames": 2}, "2 latent frames, expected more than the 2"),
+        (
+            ENDS,
+            "0;0,1,0,-1",
+            "ab",
+            {"video": replace(SMALL, num_frames=2)},
+            "2 latent frames, expected more than the 2",
+        ),
         (FIRST, "0", "a", {"sampling": Sampling(loops=2, carry=2)}, "carry is 2, expected 1"),
-        (FIRST, "0", "a", {"augmentation": -0.1}, "augmentation is -0.1, expected 0 or more"),
+        (
+            FIRST,
+            "0",
+            "a",
+            {"numbers": Numbers(augmentation=-0.1)},
+            "augmentation is -0.1, expected 0 or more",
+        ),
         (
             CONFIG,
             None,
             "",
-            {"augmentation": 0.1},
+            {"numbers": Numbers(augmentation=0.1)},
             "augmentation is 0.1, .* for a network that is shown frames",
         ),
-        (FIRST, "0", "a", {"elevation": 3.0}, "elevation is 3.0, expected none"),
+        (FIRST, "0", "a", {"numbers": Numbers(elevation=3.0)}, "elevation is 3.0, expected none"),
         (ORBIT, "0", "a", {}, "elevation is None, expected degrees"),
-        (FIRST, "0", "a", {"image_encoder": object()}, "the network hears text: leave it out"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_anything_is_made(
     told, run_of, pictures, autoencoder, config, strategy, names, options, message
 ) -> None:
     prompt = "red" if strategy is None else asked(pictures, strategy, names)
+    encoders = Encoders(autoencoder, Letters())
     with pytest.raises(SettingsError, match=message):
-        sample_videos(run_of(config), [prompt], autoencoder, Letters(), **{**SMALL, **options})
+        sample_videos(run_of(config), [prompt], encoders, **{"video": SMALL, **options})
     assert told == []
 
 
-def test_imported_weights_ask_for_the_encoder_of_what_they_hear(tmp_path: Path, autoencoder) -> None:
+def test_imported_weights_ask_for_the_encoder_of_what_they_hear_and_others_refuse_it(
+    tmp_path: Path, run_of, pictures, autoencoder
+) -> None:
     save_weights(
         tmp_path / WEIGHTS,
         Weights(VIDEO, VideoUNet(VIDEO).state_dict(), torch.zeros(255), {"imported": "svd"}),
     )
     with pytest.raises(SettingsError, match="hears a picture in place of text: name its image encoder"):
-        sample_videos(tmp_path, [asked(tmp_path, "0")], autoencoder, Letters(), **SMALL)
+        sample_videos(tmp_path, [asked(tmp_path, "0")], Encoders(autoencoder, Letters()), video=SMALL)
+    encoder = load_image_encoder(save_image_encoder(tmp_path / "clip"))
+    with pytest.raises(
+        SettingsError, match="an image encoder is named, but the network hears text: leave it"
+    ):
+        encoders = Encoders(autoencoder, Letters(), encoder)
+        sample_videos(run_of(FIRST), [asked(pictures, "0")], encoders, video=SMALL)

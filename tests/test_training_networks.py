@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import av
 import numpy as np
@@ -24,12 +24,14 @@ from models.networks import NETWORKS
 from models.transformers import DiffusionTransformer
 from tests.test_sample import Letters
 from training.checkpoints import Weights, load_weights, start_from
+from training.encoders import Encoders
 from training.job import Job
 from training.objective import Name, Objective, prediction_of, training_losses
 from training.pictures import write_video
 from training.recipe import Recipe, with_settings
 from training.recipes import RECIPES, recipe_from
-from training.sample import Sampling, sample_videos
+from training.sample import sample_videos
+from training.sample_settings import Sampling, VideoShape
 from training.stage import run_stage
 from training.stop import StopRequest
 from warehouse.errors import SettingsError, WeightsError
@@ -114,16 +116,12 @@ def test_a_family_learns_resumes_exactly_and_is_sampled_from(tmp_path, dataset, 
     hook = torch.nn.modules.module.register_module_forward_pre_hook(
         lambda module, inputs: told.append(inputs[1]) if isinstance(module, DiffusionTransformer) else None
     )
-    frames = sample_videos(
-        tmp_path / "whole",
-        ["red", "blue"],
-        load_autoencoder("embedded"),
-        Letters(),
-        num_frames=4,
-        height_px=16,
-        width_px=16,
-        sampling=Sampling(num_steps=3),
-    )
+    encoders, video = Encoders(load_autoencoder("embedded"), Letters()), VideoShape(4, 16, 16)
+
+    def sample(prompts: list[str], **options: Any) -> np.ndarray:
+        return sample_videos(tmp_path / "whole", prompts, encoders, video=video, sampling=Sampling(**options))
+
+    frames = sample(["red", "blue"], num_steps=3)
     hook.remove()
     assert frames.std() > 1
     highest = {"edm": math.log(20.0) / 4, "flow": 1000.0, "iddpm": 999.0}[objective]
@@ -132,18 +130,11 @@ def test_a_family_learns_resumes_exactly_and_is_sampled_from(tmp_path, dataset, 
     )
     own = {"flow": "rectified_flow", "iddpm": "iddpm"}.get(objective)
     if own:
-        walked = Sampling(num_steps=3, sampler=own)
-        again = sample_videos(
-            tmp_path / "whole", ["red"], load_autoencoder("embedded"), Letters(), num_frames=4, height_px=16,
-            width_px=16, sampling=walked,
-        )  # fmt: skip
+        again = sample(["red"], num_steps=3, sampler=own)
         assert again.std() > 1 and not np.array_equal(again, frames[:1])
     for sampler in {"rectified_flow", "iddpm"} - {own}:
         with pytest.raises(SettingsError, match=f"trained as {objective}, expected objective"):
-            sample_videos(
-                tmp_path / "whole", ["red"], load_autoencoder("embedded"), Letters(), num_frames=4, height_px=16,
-                width_px=16, sampling=Sampling(sampler=sampler),
-            )  # fmt: skip
+            sample(["red"], sampler=sampler)
     write_video(tmp_path / "out.mp4", frames[0], 8.0)
     with av.open(str(tmp_path / "out.mp4")) as container:
         assert len(list(container.decode(video=0))) == 4

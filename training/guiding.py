@@ -17,6 +17,7 @@ from models.guidance import (
 )
 from models.networks import NetworkConfig
 from models.video_unet import VideoUNetConfig
+from training.encoders import Autoencoder
 from training.objective import Name
 from training.trained import Trained
 from warehouse.errors import SettingsError
@@ -62,12 +63,9 @@ def weights_of(
     return [on_channels(weight, [i < guided_channels for i in range(channels)]) for weight in weights]
 
 
-def check_latents(
-    config: NetworkConfig, channels: int, downsampling: int, height_px: int, width_px: int
-) -> None:
-    """Raises SettingsError where an autoencoder with so many latent channels, and sides so many times smaller, makes no
-    latents that a network takes of pictures of this size.
-    """
+def check_latents(config: NetworkConfig, autoencoder: Autoencoder, height_px: int, width_px: int) -> None:
+    """Raises SettingsError where an autoencoder makes no latents that a network takes of pictures of this size."""
+    channels, downsampling = autoencoder.latent_channels, autoencoder.downsampling
     if channels != config.latent_channels:
         raise SettingsError(
             f"the autoencoder's latents have {channels} channels, the network's {config.latent_channels}: name the "

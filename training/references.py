@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from training.encoders import Autoencoder
 from warehouse.errors import InputError, SettingsError
 
 _IMAGES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 
 
-class Encoder(Protocol):
-    """What is needed of an autoencoder here."""
-
-    def encode(self, x_BTCHW: Tensor) -> Tensor:
-        """Scaled latents of frames in [-1, 1]."""
-
-
-def encoded(path: Path, frames_TCHW: Tensor, encoder: Encoder) -> Tensor:
+def encoded(path: Path, frames_TCHW: Tensor, autoencoder: Autoencoder) -> Tensor:
     """Latents (C, T, h, w) of frames that were read from `path`. Raises SettingsError."""
     try:
-        return encoder.encode(frames_TCHW[None])[0].movedim(0, 1)
+        return autoencoder.encode(frames_TCHW[None])[0].movedim(0, 1)
     except (ValueError, InputError) as error:
         raise SettingsError(f"reference {path} cannot be encoded: {error}") from error
 

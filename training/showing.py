@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +20,9 @@ from models.samplers import noise_of
 from models.video_unet import VideoUNetConfig
 from training.checkpoints import Weights
 from training.draws import generator
+from training.encoders import Encoders
 from training.prompts import Request
+from training.sample_settings import Numbers
 from warehouse.errors import SettingsError
 
 AUGMENTATION = 0.02
@@ -31,15 +32,14 @@ _STRATEGIES = {1: "'0'", 2: "'0;0,1,0,-1'"}
 
 @dataclass(frozen=True)
 class Showing:
-    """A network that is shown frames, and what they are prepared with.
-
-    `augmentation`: the noise on them. `image_encoder`: of a network that hears a picture's token.
+    """A network that is shown frames, and what they are prepared with; it hears a picture's token where there is an image
+    encoder.
     """
 
     config: VideoUNetConfig
-    autoencoder: Any
+    encoders: Encoders
     augmentation: float
-    image_encoder: Any | None
+    """The noise on the frames."""
 
     def check(
         self, requests: Sequence[Request], loops: int, carry: int, latent: tuple[int, int, int]
@@ -73,26 +73,26 @@ class Showing:
         num_frames = given.latents_BCTHW.shape[2]
         noise = noise_of([generator("sample", seed, "shown", loop) for seed in seeds])
         sigma_B = given.latents_BCTHW.new_full((len(seeds),), self.augmentation)
-        if self.image_encoder is None:
+        if self.encoders.image is None:
             frames_BCFHW = given.latents_BCTHW[:, :, places(self.config, num_frames)]
             frames_BCFHW = noised(frames_BCFHW, sigma_B, noise(frames_BCFHW))
         else:
             noisy_BTCHW = (pixels_BCHW + self.augmentation * noise(pixels_BCHW))[:, None]
-            frames_BCFHW = self.autoencoder.encode(noisy_BTCHW).movedim(1, 2).to(given.latents_BCTHW)
-            token_BLD = self.image_encoder.encode(pixels_BCHW).to(given.latents_BCTHW)
+            frames_BCFHW = self.encoders.autoencoder.encode(noisy_BTCHW).movedim(1, 2).to(given.latents_BCTHW)
+            token_BLD = self.encoders.image.encode(pixels_BCHW).to(given.latents_BCTHW)
             heard_BL = torch.ones_like(token_BLD[..., 0], dtype=torch.bool)
             told = replace(told, text_BLD=token_BLD, mask_BL=heard_BL)
-        return joined(told, Scaling.of(self.autoencoder).undone(frames_BCFHW), num_frames)
+        return joined(told, Scaling.of(self.encoders.autoencoder).undone(frames_BCFHW), num_frames)
 
     def pixels(
         self, requests: Sequence[Request], loop: int, pictures: Mapping[str, Tensor], given: Given
     ) -> Tensor | None:
         """First frames of a piece (B, 3, H, W), as they were read, or made for the piece before; None if not needed."""
-        if self.image_encoder is None:
+        if self.encoders.image is None:
             return None
         if loop:
             first_BTCHW = given.latents_BCTHW[:, :, :1].movedim(1, 2)
-            return self.autoencoder.decode(first_BTCHW)[:, 0].clamp(-1, 1)
+            return self.encoders.autoencoder.decode(first_BTCHW)[:, 0].clamp(-1, 1)
         firsts = [request.placements[0] for request in requests]
         named = [request.references[p.reference] for request, p in zip(requests, firsts, strict=True)]
         return torch.stack([pictures[n][p.reference_start] for n, p in zip(named, firsts, strict=True)])
@@ -112,29 +112,23 @@ def _check_shown(request: Request, loop: int, num_frames: int, expected: list[in
     )
 
 
-def showing_of(
-    weights: Weights, autoencoder: Any, image_encoder: Any | None, augmentation: float | None
-) -> Showing | None:
+def showing_of(weights: Weights, encoders: Encoders, augmentation: float | None) -> Showing | None:
     """None for a network that is shown no frames. Raises SettingsError for what it needs and lacks, or has no use of."""
-    shown, picture = (
-        isinstance(weights.config, VideoUNetConfig) and bool(places(weights.config, 1)),
-        hears_picture(weights),
-    )
+    shown = isinstance(weights.config, VideoUNetConfig) and bool(places(weights.config, 1))
+    picture = hears_picture(weights)
     if augmentation is not None and (not shown or augmentation < 0):
         raise SettingsError(
             f"augmentation is {augmentation}, expected 0 or more, for a network that is shown frames"
         )
-    if picture and image_encoder is None:
+    if picture and encoders.image is None:
         raise SettingsError(
             "the network hears a picture in place of text: name its image encoder, as image_encoder in SVD's folder"
         )
-    if not picture and image_encoder is not None:
+    if not picture and encoders.image is not None:
         raise SettingsError("an image encoder is named, but the network hears text: leave it out")
     if not shown:
         return None
-    return Showing(
-        weights.config, autoencoder, AUGMENTATION if augmentation is None else augmentation, image_encoder
-    )
+    return Showing(weights.config, encoders, AUGMENTATION if augmentation is None else augmentation)
 
 
 def hears_picture(weights: Weights) -> bool:
@@ -144,19 +138,17 @@ def hears_picture(weights: Weights) -> bool:
     return imported and config.temporal and bool(places(config, 1))
 
 
-def numbers_told(
-    weights: Weights, fps: float, motion: float, showing: Showing | None, elevation: float | None
-) -> list[float]:
+def numbers_told(weights: Weights, fps: float, numbers: Numbers, showing: Showing | None) -> list[float]:
     """What a network is told in the order of `models.conditioning.Conditioning`, `fps` as it counts them.
 
     Raises SettingsError.
     """
     asks = isinstance(weights.config, VideoUNetConfig) and weights.config.num_numbers > 3
-    if asks != (elevation is not None):
+    if asks != (numbers.elevation is not None):
         raise SettingsError(
-            f"elevation is {elevation}, expected {'degrees' if asks else 'none'}: the network is told "
+            f"elevation is {numbers.elevation}, expected {'degrees' if asks else 'none'}: the network is told "
             f"{'the camera height of an orbit' if asks else 'no such number'}"
         )
-    told = [fps, motion]
+    told = [fps, numbers.motion_bucket]
     told += [] if showing is None else [showing.augmentation]
-    return told + ([] if elevation is None else [elevation])
+    return told + ([] if numbers.elevation is None else [numbers.elevation])
