@@ -44,7 +44,8 @@ def selected_earlier(store: Store) -> dict[str, Any]:
     """The sections that curation leaves to later commands, and annotators that are off unless somebody turned them on,
     as the warehouse has them.
     """
-    sections = settings_of(Plan.load(store)) if store.exists("plans/current.json") else {}
+    current = Plan.current(store)
+    sections = settings_of(current) if current else {}
     kept = {name: sections[name] for name in ("selection", "encode", "pack") if name in sections}
     chosen = sections.get("annotators", {})
     turned_on = {
@@ -81,7 +82,7 @@ def open_engine(settings: Settings, plan: Plan) -> Iterator[Engine]:
     """
     store = Store(settings.warehouse)
     store.sweep()
-    before = Plan.load(store) if store.exists("plans/current.json") else None
+    before = Plan.current(store)
     plan.save(store)
     run_id = str(flow_run.id or uuid.uuid4())
     scratch = store.scratch()

@@ -59,7 +59,7 @@ def encode_of(run: Path, flags: Mapping[str, Any], toml: Path | None = None) -> 
     trained_with = read_origin(run).get("encoding")
     if not trained_with:
         settings = load_settings(flags, toml=toml)
-        there = Store(settings.warehouse).exists("plans/current.json")
+        there = Plan.current(Store(settings.warehouse)) is not None
         return current_settings(flags, toml)[0].encode if there else settings.encode
     here = {"decode_frames": load_settings(flags, toml=toml).encode.decode_frames}
     return validate(TrainSettings, {"encode": {**trained_with, **here, **flags.get("encode", {})}}).encode

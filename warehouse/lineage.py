@@ -132,15 +132,11 @@ class FrozenSelection:
 
 def frozen_selection(ledger: Ledger) -> FrozenSelection | None:
     """The plan's frozen selection; None while nothing has been selected."""
-    config = ledger.plan.config.get("select")
-    if config is None:
+    plan = ledger.plan
+    if "select" not in plan.config or not ledger.store.exists(plan.selection_path):
         return None
-    path = f"selections/{config['name']}.{ledger.plan.keys['verdicts']}.json"
-    if not ledger.store.exists(path):
-        return None
-    return FrozenSelection(
-        config["name"], path, tuple(json.loads(ledger.store.read_bytes(path))["thresholds"])
-    )
+    thresholds = json.loads(ledger.store.read_bytes(plan.selection_path))["thresholds"]
+    return FrozenSelection(plan.config["select"]["name"], plan.selection_path, tuple(thresholds))
 
 
 def explain(ledger: Ledger, clip_id_or_prefix: str, passed_filters: PassedFilters) -> Explanation:

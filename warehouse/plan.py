@@ -124,6 +124,11 @@ class Plan:
     def plan_id(self) -> str:
         return digest([dict(self.keys), dict(self.config)])
 
+    @property
+    def selection_path(self) -> str:
+        """Where the thresholds of the plan's selection are frozen, from the root of the store."""
+        return f"selections/{self.config['select']['name']}.{self.keys['verdicts']}.json"
+
     def save(self, store: Store) -> None:
         """Writes the plan and makes it the current one."""
         body = {"keys": dict(self.keys), "reads": dict(self.reads), "config": dict(self.config)}
@@ -132,6 +137,11 @@ class Plan:
             store.write_bytes(path, json.dumps(body, indent=2, sort_keys=True).encode())
         if not store.exists(CURRENT) or _current_id(store) != self.plan_id:
             store.write_bytes(CURRENT, json.dumps({"plan": self.plan_id}).encode())
+
+    @classmethod
+    def current(cls, store: Store) -> Plan | None:
+        """The plan that counts; None where the store is no warehouse yet."""
+        return cls.load(store) if store.exists(CURRENT) else None
 
     @classmethod
     def load(cls, store: Store, plan_id: str | None = None) -> Plan:

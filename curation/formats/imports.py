@@ -69,7 +69,7 @@ class Imported:
 def import_plan(store: Store) -> Plan:
     """The warehouse's plan with the tables of imported lists, saved; a first one where there is none."""
     ingest = Plan.of([GIVE, LIST, MATCH, HASH, ASSIGN])
-    plan = Plan.load(store) if store.exists("plans/current.json") else ingest
+    plan = Plan.current(store) or ingest
     added = Plan.of([GIVE, LIST, MATCH])
     if plan.keys.get("matched") != added.keys["matched"]:
         plan = Plan(

@@ -29,6 +29,7 @@ from curation.selection.filters import (
 from warehouse.claims import claim
 from warehouse.errors import SettingsError, WarehouseError
 from warehouse.ledger import Ledger
+from warehouse.lineage import FrozenSelection, frozen_selection
 from warehouse.plan import Step
 from warehouse.schema import TABLES
 
@@ -93,7 +94,6 @@ def select(ledger: Ledger, config: SelectionConfig, *, run_id: str) -> Selected:
         WarehouseError: another run has been judging for ten minutes.
     """
     _check_validity(ledger, config)
-    path = f"selections/{config.name}.{ledger.plan.keys['verdicts']}.json"
     with claim(ledger.store, ledger.folder("verdicts"), wait_s=600) as held:
         if not held:
             raise WarehouseError(
@@ -101,13 +101,13 @@ def select(ledger: Ledger, config: SelectionConfig, *, run_id: str) -> Selected:
             )
         pending = _pending(ledger, config)
         everything = gather_scores(ledger, None, score_columns(config))
-        thresholds = _freeze_once(ledger, config, path, everything)
+        thresholds = _freeze_once(ledger, config, everything)
         if any(pending.values()):
             _judge_pending(ledger, config, thresholds, everything, pending, run_id)
     verdicts = ledger.read_all("verdicts", ["clip_id", "rejected_by"])
     return Selected(
         config.name,
-        path,
+        ledger.plan.selection_path,
         tuple(thresholds),
         (*funnel(thresholds, everything), *duplicates_stage(config.duplicates, verdicts)),
         everything.height,
@@ -140,7 +140,7 @@ def _judge_pending(
         verdicts = judge(thresholds, rows, near_duplicates(prints, config.duplicates, frozenset(settled)))
     for shard, ids in pending.items():
         if ids:
-            own = _cast(verdicts.filter(pl.col("clip_id").is_in(ids)).to_arrow())
+            own = verdicts.filter(pl.col("clip_id").is_in(ids)).to_arrow().cast(TABLES["verdicts"].schema)
             ledger.commit(step, shard, {"verdicts": own.to_batches()}, run_id=run_id)
 
 
@@ -160,26 +160,20 @@ def _fingerprints(ledger: Ledger, clip_ids: set[str], config: DuplicateConfig) -
         yield from ranked(rows.to_dicts())
 
 
-def _cast(table: Any) -> Any:
-    return table.cast(TABLES["verdicts"].schema)
-
-
-def _freeze_once(
-    ledger: Ledger, config: SelectionConfig, path: str, everything: pl.DataFrame
-) -> list[Threshold]:
-    if ledger.store.exists(path):
-        return _load_complete(ledger, config, path, everything)
+def _freeze_once(ledger: Ledger, config: SelectionConfig, everything: pl.DataFrame) -> list[Threshold]:
+    if selection := frozen_selection(ledger):
+        return _complete(selection, config, everything)
     thresholds = freeze(config, everything)
     body = frozen(config, thresholds, ledger.plan.keys)
-    ledger.store.write_bytes(path, json.dumps(body, indent=2).encode())
+    ledger.store.write_bytes(ledger.plan.selection_path, json.dumps(body, indent=2).encode())
     return thresholds
 
 
-def _load_complete(
-    ledger: Ledger, config: SelectionConfig, path: str, everything: pl.DataFrame
+def _complete(
+    selection: FrozenSelection, config: SelectionConfig, everything: pl.DataFrame
 ) -> list[Threshold]:
     """Frozen thresholds; there are none for what no clip could have when they were frozen, as stills have no motion."""
-    thresholds = load_thresholds(ledger, path)
+    thresholds = _thresholds(selection)
     lacking = sorted({f.score for f in config.filters} - {t.score for t in thresholds})
     if wanting := [name for name in lacking if everything.filter(applies(name, everything)).height]:
         raise SettingsError(
@@ -190,9 +184,8 @@ def _load_complete(
     return thresholds
 
 
-def load_thresholds(ledger: Ledger, path: str) -> list[Threshold]:
-    """Thresholds of a frozen selection."""
-    return [Threshold(**t) for t in json.loads(ledger.store.read_bytes(path))["thresholds"]]
+def _thresholds(selection: FrozenSelection) -> list[Threshold]:
+    return [Threshold(**t) for t in selection.thresholds]
 
 
 def current(ledger: Ledger) -> tuple[SelectionConfig, list[Threshold]]:
@@ -201,17 +194,16 @@ def current(ledger: Ledger) -> tuple[SelectionConfig, list[Threshold]]:
     Raises:
         WarehouseError: nothing has been selected under this plan yet.
     """
-    body = ledger.plan.config.get("select")
-    if body is None or not ledger.store.exists(
-        path := f"selections/{body['name']}.{ledger.plan.keys['verdicts']}.json"
-    ):
+    selection = frozen_selection(ledger)
+    if selection is None:
         raise WarehouseError("nothing has been selected under the current plan; run `cutroom select` first")
+    body = ledger.plan.config["select"]
     nested = {
         "filters": tuple(Filter(**f) for f in body["filters"]),
         "duplicates": DuplicateConfig(**body["duplicates"]),
     }
     config = SelectionConfig(**{**body, **nested})
-    return config, load_thresholds(ledger, path)
+    return config, _thresholds(selection)
 
 
 def _check_validity(ledger: Ledger, config: SelectionConfig) -> None:
