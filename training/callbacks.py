@@ -75,10 +75,8 @@ class Progress(Callback):
         loss = float(torch.stack(self.losses).mean())
         if not math.isfinite(loss):
             raise TrainingError(
-                f"the loss is {loss} within the {len(self.losses)} steps before step "
-                f"{trainer.global_step} (last clips "
-                f"{', '.join(batch.clip_ids[:4])}): lower lr ({self.recipe.lr}) or grad_clip "
-                f"({self.recipe.grad_clip})"
+                f"the loss is {loss} within the {len(self.losses)} steps before step {trainer.global_step} (last clips "
+                f"{', '.join(batch.clip_ids[:4])}): lower lr ({self.recipe.lr}) or grad_clip ({self.recipe.grad_clip})"
             )
         spent_s = time.perf_counter() - self.began
         self.emit(
@@ -133,7 +131,7 @@ class Evaluation(Callback):
                 "event": "held_out",
                 "step": step,
                 "samples": step * self.recipe.batch_size,
-                "buckets": [vars(loss) | {"ratio": loss.ratio} for loss in self.losses],
+                "buckets": [loss.as_json() for loss in self.losses],
             }
         )
 

@@ -2,9 +2,9 @@
 
     run.json                          what is trained on what; its digest
     metrics.jsonl                     one line an event
-    checkpoints/step-00000500.ckpt    everything needed to go on exactly, with its .json (size and sha256)
-    beside it weights.safetensors               the averaged weights at the end done.json
-    written last: the run is complete
+    checkpoints/step-00000500.ckpt    everything needed to go on exactly; beside it its .json (size and sha256)
+    weights.safetensors               the averaged weights at the end
+    done.json                         written last: the run is complete
 
 Every file appears whole or not at all. A checkpoint counts once its .json stands and agrees with it.
 """

@@ -35,6 +35,10 @@ class BucketLoss:
     def ratio(self) -> float:
         return self.loss / self.zero_loss
 
+    def as_json(self) -> dict[str, float]:
+        """As metrics and reports of a run have it."""
+        return {**vars(self), "ratio": self.ratio}
+
 
 @torch.no_grad()
 def held_out_losses(

@@ -125,8 +125,7 @@ class Recipe:
         unet = isinstance(self.network, VideoUNetConfig)
         _check(
             not (self.single_frames and unet and self.network.temporal),
-            "single_frames is on, but network.temporal too: a network trained on single frames never "
-            "trains its "
+            "single_frames is on, but network.temporal too: a network trained on single frames never trains its "
             "temporal layers; turn one off",
         )
         _check(

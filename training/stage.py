@@ -134,9 +134,8 @@ def _claim_folder(out: Path, described: dict[str, Any]) -> None:
         there = json.loads((out / RUN).read_text())
         if there["digest"] != described["digest"]:
             raise SettingsError(
-                f"{out} holds a run of another job ({there['digest'][:12]}, this one is "
-                f"{described['digest'][:12]}): "
-                "choose another folder"
+                f"{out} holds a run of another job ({there['digest'][:12]}, this one is {described['digest'][:12]}): "
+                f"choose another folder"
             )
         return
     place_json(out / RUN, described)
@@ -185,7 +184,7 @@ def _finish(
         "samples": origin["samples"],
         "weights": WEIGHTS,
         "weights_sha256": file_sha256(out / WEIGHTS),
-        "held_out": [vars(loss) | {"ratio": loss.ratio} for loss in losses],
+        "held_out": [loss.as_json() for loss in losses],
     }
     emit({"event": "done", "step": recipe.num_steps} | report)
     place_json(out / DONE, report)
