@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -61,10 +60,9 @@ def import_data(
     }
     console.emit(result, json, lambda: _show_imported(imported, problems))
     if imported.num_spans:
-        print(
-            f"cutroom: {imported.num_spans} entries list a span of their footage; spans stay in the table `listed` and "
-            "say which clips take their captions, but clips are cut where the footage is",
-            file=sys.stderr,
+        console.warn(
+            f"{imported.num_spans} entries list a span of their footage; spans stay in the table `listed` and say which "
+            "clips take their captions, but clips are cut where the footage is"
         )
     if not imported.states["done"] and imported.states["failed"]:
         raise typer.Exit(1)

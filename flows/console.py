@@ -78,10 +78,9 @@ def warn_of_embedded(plan: Plan) -> None:
     from curation.pipeline import of_embedded_models
 
     if tables := of_embedded_models(plan):
-        print(
-            f"cutroom: {', '.join(tables)} are of the embedded models, which know the sample reel alone: on other footage "
-            "they mean nothing",
-            file=sys.stderr,
+        warn(
+            f"{', '.join(tables)} are of the embedded models, which know the sample reel alone: on other footage they "
+            "mean nothing"
         )
 
 

@@ -185,7 +185,7 @@ def load_settings(
     file = _toml_path(toml)
     given = {
         "the command": dict(flags or {}),
-        str(file): tomllib.loads(_read(file)) if file else {},
+        str(file): _read(file) if file else {},
         "the environment": _from_environment(environ),
     }
     profile = next((g["profile"] for g in given.values() if "profile" in g), None)
@@ -249,13 +249,11 @@ def _toml_path(toml: str | Path | None) -> Path | None:
     return Path(toml)
 
 
-def _read(file: Path) -> str:
-    text = file.read_text(encoding="utf-8")
+def _read(file: Path) -> dict[str, Any]:
     try:
-        tomllib.loads(text)
+        return tomllib.loads(file.read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
         raise SettingsError(f"{file} is no TOML: {error}") from error
-    return text
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
