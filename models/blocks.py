@@ -96,10 +96,10 @@ def group_norm(channels: int, group_channels: int, eps: float) -> nn.GroupNorm:
     return nn.GroupNorm(groups, channels, eps=eps)
 
 
-def sinusoid(value: Tensor, dim: int, max_period: float = 10_000.0) -> Tensor:
+def sinusoid(value: Tensor, dim: int) -> Tensor:
     """[cos, sin] features of any numbers: (..., dim). NaN, an unknown value, gives all zeros."""
     half = dim // 2
-    frequency = torch.exp(-math.log(max_period) * torch.arange(half, device=value.device) / half)
+    frequency = torch.exp(-math.log(10_000) * torch.arange(half, device=value.device) / half)
     angle = value.float()[..., None] * frequency
     return torch.cat([angle.cos(), angle.sin()], dim=-1).nan_to_num(nan=0.0)
 

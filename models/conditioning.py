@@ -134,15 +134,15 @@ def frames_of(conditioning: Conditioning, index_T: Tensor) -> Conditioning:
     return replace(conditioning, **chosen)
 
 
-def motion_edges(motion_N: Tensor, num_buckets: int = NUM_MOTION_BUCKETS) -> Tensor:
-    """The num_buckets - 1 inner edges that split known motion scores into equal shares (float32).
+def motion_edges(motion_N: Tensor) -> Tensor:
+    """The NUM_MOTION_BUCKETS - 1 inner edges that split known motion scores into equal shares (float32).
 
     Clips of unknown motion (NaN) are left out; with no known score the edges are all 0 and say nothing.
     """
     known = motion_N[~motion_N.isnan()].double()
     if not len(known):
-        return torch.zeros(num_buckets - 1)
-    quantiles = torch.arange(1, num_buckets, dtype=torch.float64) / num_buckets
+        return torch.zeros(NUM_MOTION_BUCKETS - 1)
+    quantiles = torch.arange(1, NUM_MOTION_BUCKETS, dtype=torch.float64) / NUM_MOTION_BUCKETS
     return torch.quantile(known, quantiles).float()
 
 

@@ -24,14 +24,14 @@ Prediction = Literal["epsilon", "v", "sample"]
 NUM_STEPS = 1000
 
 
-def linear_betas(first: float = 1e-4, last: float = 0.02) -> Tensor:
+def linear_betas() -> Tensor:
     """Variances of DDPM's steps (Ho et al. 2020, section 4), float64 (1000,)."""
-    return torch.linspace(first, last, NUM_STEPS, dtype=torch.float64)
+    return torch.linspace(1e-4, 0.02, NUM_STEPS, dtype=torch.float64)
 
 
-def scaled_linear_betas(first: float = 0.00085, last: float = 0.012) -> Tensor:
+def scaled_linear_betas() -> Tensor:
     """Variances whose roots are evenly spaced, as Stable Diffusion has them."""
-    return torch.linspace(first**0.5, last**0.5, NUM_STEPS, dtype=torch.float64).square()
+    return torch.linspace(0.00085**0.5, 0.012**0.5, NUM_STEPS, dtype=torch.float64).square()
 
 
 def cosine_betas() -> Tensor:

@@ -48,14 +48,12 @@ def noise_of(generators: list[torch.Generator]) -> Noise:
     return draw
 
 
-def initial_latents(
-    shape: tuple[int, ...], sigma_max: float, generators: list[torch.Generator], sigma_data: float = 1.0
-) -> Tensor:
-    """N(0, sigma_data² + sigma_max²) latents, shape (len(generators), ...), sample i from generator i; N(0, 1) at an
+def initial_latents(shape: tuple[int, ...], sigma_max: float, generators: list[torch.Generator]) -> Tensor:
+    """N(0, 1 + sigma_max²) latents of unit data, shape (len(generators), ...), sample i from generator i; N(0, 1) at an
     infinite level.
     """
     first = noise_of(generators)(torch.empty(shape))
-    return first if sigma_max == inf else first * (sigma_data**2 + sigma_max**2) ** 0.5
+    return first if sigma_max == inf else first * (1 + sigma_max**2) ** 0.5
 
 
 def euler(denoise: Denoiser, x: Tensor, sigmas: Tensor) -> Tensor:

@@ -76,7 +76,7 @@ def cuts_on_the_same_pixels(path: Path) -> tuple[dict[str, list[int]], dict[str,
         for fps, at in RATES
     }
     native = levels[None]
-    found["adaptive"] = native.pts[adaptive_cuts(native.score, native.pts, 3.0, 15.0, min_ticks)]
+    found["adaptive"] = native.pts[adaptive_cuts(native.score, native.pts, 3.0, min_ticks)]
     return {n: pts.tolist() for n, pts in found.items()}, {n: t.cuts for n, t in theirs.items()}
 
 

@@ -52,14 +52,13 @@ def launch(
     *,
     num_processes: int | None = None,
     environment: Mapping[str, str] | None = None,
-    grace_s: float = 10.0,
 ) -> dict[str, Any]:
     """Train `job` in a child process (torchrun where there are several) and return the report of done.json.
 
     `num_processes` is by default what suits this machine (`processes_here`).
     `on_line` gets each line of the child's output, both streams merged, as it comes. However this call
-    ends, the child has ended too: it is asked (SIGTERM: it saves a checkpoint), given `grace_s` seconds,
-    then killed with its whole process group; and the kernel kills it if this process dies. Raises
+    ends, the child has ended too: it is asked (SIGTERM: it saves a checkpoint), given some seconds, then
+    killed with its whole process group; and the kernel kills it if this process dies. Raises
     SettingsError where the child calls a setting wrong, TrainingError where it fails or is stopped.
     """
     digest = job.describe()["digest"]
@@ -78,7 +77,7 @@ def launch(
     num_processes = processes_here(job.recipe.batch_size) if num_processes is None else num_processes
     threads = {"OMP_NUM_THREADS": str(max(1, num_cores() // num_processes))}
     environment = {**threads, **(environment or {})}
-    code = run_child(command(job, config, out, num_processes), keep_and_pass_on, environment, grace_s)
+    code = run_child(command(job, config, out, num_processes), keep_and_pass_on, environment)
     if code == 0 and (report := finished(out, digest)) is not None:
         return report
     raise _error(code, out, lines)

@@ -17,6 +17,8 @@ from warehouse.errors import SettingsError
 
 DEFAULTS = {"content": 27.0, "adaptive": 3.0, "histogram": 0.2, "hash": 0.35, "threshold": 12.0}
 """PySceneDetect's thresholds."""
+_NEIGHBOURS = 2
+"""Frames on either side that the adaptive detector compares a frame with; PySceneDetect's `window_width`."""
 MIN_CONTENT = 15.0
 """Content score below which the adaptive detector never cuts; PySceneDetect's `min_content_val`."""
 
@@ -78,8 +80,8 @@ def detections(scores: LevelScores, detector: str, limit: float, min_ticks: int)
     if detector == "threshold":
         return fade_cuts(scores.score, scores.pts, limit, min_ticks)
     if detector == "adaptive":
-        ratio = adaptive_ratios(scores.score, MIN_CONTENT)
-        rows = adaptive_cuts(scores.score, scores.pts, limit, MIN_CONTENT, min_ticks)
+        ratio = adaptive_ratios(scores.score)
+        rows = adaptive_cuts(scores.score, scores.pts, limit, min_ticks)
         return [(row, float(ratio[row]) / limit) for row in rows]
     rule = content_cuts if detector == "content" else step_cuts
     return [
@@ -94,13 +96,18 @@ def step_cuts(
 
     The first frame of the video counts as a cut before.
     """
-    cuts: list[int] = []
+    return _spaced(np.flatnonzero(score >= threshold), pts, min_ticks)
+
+
+def _spaced(rows: NDArray[np.intp], pts: NDArray[np.int64], min_ticks: int) -> list[int]:
+    """Those of the rows that come `min_ticks` after the one before; the first frame counts as one before."""
+    found: list[int] = []
     last = int(pts[0]) if len(pts) else 0
-    for row in np.flatnonzero(score >= threshold).tolist():
+    for row in rows.tolist():
         if row and pts[row] - last >= min_ticks:
-            cuts.append(row)
+            found.append(row)
             last = int(pts[row])
-    return cuts
+    return found
 
 
 def fade_cuts(
@@ -154,33 +161,20 @@ def content_cuts(
 
 
 def adaptive_cuts(
-    score: NDArray[np.float32],
-    pts: NDArray[np.int64],
-    ratio: float,
-    min_score: float,
-    min_ticks: int,
-    width: int = 2,
+    score: NDArray[np.float32], pts: NDArray[np.int64], ratio: float, min_ticks: int
 ) -> list[int]:
     """Rows at which PySceneDetect's AdaptiveDetector cuts.
 
-    A score of at least `min_score` that is `ratio` times the mean of its `width` neighbours on either side, at least
-    `min_ticks` after the cut before (after the first frame, for the first).
+    A score of at least `MIN_CONTENT` that is `ratio` times the mean of its neighbours, at least `min_ticks` after the cut
+    before (after the first frame, for the first).
     """
-    if not len(score):
-        return []
-    ratios = adaptive_ratios(score, min_score, width)
-    cuts: list[int] = []
-    last_pts = int(pts[0])
-    for row in np.flatnonzero((ratios >= ratio) & (score >= min_score)).tolist():
-        if pts[row] - last_pts >= min_ticks:
-            cuts.append(row)
-            last_pts = int(pts[row])
-    return cuts
+    stands_out = (adaptive_ratios(score) >= ratio) & (score >= MIN_CONTENT)
+    return _spaced(np.flatnonzero(stands_out), pts, min_ticks)
 
 
-def adaptive_ratios(score: NDArray[np.float32], min_score: float, width: int = 2) -> NDArray[np.float64]:
-    """Each score over the mean of its `width` neighbours on either side, 255 at most; 0 where neighbours are missing."""
-    ratios = np.zeros(len(score))
+def adaptive_ratios(score: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Each score over the mean of its neighbours on both sides, 255 at most; 0 where neighbours are missing."""
+    width, ratios = _NEIGHBOURS, np.zeros(len(score))
     if len(score) < 2 * width + 1:
         return ratios
     windows = np.lib.stride_tricks.sliding_window_view(score.astype(np.float64), 2 * width + 1)
@@ -188,5 +182,5 @@ def adaptive_ratios(score: NDArray[np.float32], min_score: float, width: int = 2
     around = np.delete(windows, width, axis=1).sum(1) / (2.0 * width)
     with np.errstate(divide="ignore", invalid="ignore"):
         inner = np.minimum(target / around, 255.0)
-    ratios[width:-width] = np.where(np.abs(around) < 1e-5, np.where(target >= min_score, 255.0, 0.0), inner)
+    ratios[width:-width] = np.where(np.abs(around) < 1e-5, np.where(target >= MIN_CONTENT, 255.0, 0.0), inner)
     return ratios

@@ -119,18 +119,19 @@ def score(counts_VTC: NDArray[np.int64]) -> dict[str, Score]:
 
 
 def intervals(
-    counts_VTC: NDArray[np.int64], seed: int, num_draws: int = 1000, level: float = 0.95
+    counts_VTC: NDArray[np.int64], seed: int, num_draws: int = 1000
 ) -> dict[str, dict[str, tuple[float, float]]]:
-    """Percentile bootstrap over videos: for each type (and `all`) the interval of precision, recall and f1."""
+    """Percentile bootstrap over videos: for each type (and `all`) the 95 % interval of precision, recall and f1."""
     counts_VTC = np.asarray(counts_VTC, np.int64)
     generator = np.random.default_rng(seed)
     draws = [
         score(counts_VTC[generator.integers(0, len(counts_VTC), len(counts_VTC))]) for _ in range(num_draws)
     ]
-    ends = [50 * (1 - level), 50 * (1 + level)]
     return {
         name: {
-            measure: tuple(np.percentile([getattr(draw[name], measure) for draw in draws], ends).tolist())
+            measure: tuple(
+                np.percentile([getattr(draw[name], measure) for draw in draws], (2.5, 97.5)).tolist()
+            )
             for measure in ("precision", "recall", "f1")
         }
         for name in (*TYPES, "all")

@@ -21,46 +21,31 @@ MAX_SERIES = 8
 
 @dataclass(frozen=True)
 class Axis:
-    """Maps values from `low` to `high` onto 0 to 1, evenly or by their logarithm."""
+    """Maps values from `low` to `high` onto 0 to 1, evenly."""
 
     low: float
     high: float
-    log: bool = False
 
     @classmethod
-    def over(cls, values: Iterable[float], *, log: bool = False) -> Axis:
-        """An axis that holds all finite values; on a log axis those above 0."""
-        held = [v for v in values if math.isfinite(v) and (v > 0 or not log)]
+    def over(cls, values: Iterable[float]) -> Axis:
+        """An axis that holds all finite values."""
+        held = [v for v in values if math.isfinite(v)]
         low, high = min(held, default=1.0), max(held, default=1.0)
         if low == high:
-            low, high = (low / 2, high * 2) if log else (low - 0.5, high + 0.5)
-        return cls(low, high, log)
+            low, high = low - 0.5, high + 0.5
+        return cls(low, high)
 
     def place(self, value: float) -> float:
         """Where a value lies: 0 at `low`, 1 at `high`."""
-        if self.log:
-            return math.log(value / self.low) / math.log(self.high / self.low)
         return (value - self.low) / (self.high - self.low)
 
     def ticks(self, wanted: int = 5) -> list[float]:
-        """Round values inside the axis, near `wanted` of them; on a log axis 1, 2, 5 of each decade if they are few."""
-        if not self.log:
-            return _round_steps(self.low, self.high, wanted)
-        decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
-        for digits in ((1, 2, 5), (1, 3), (1,)):
-            ticks = [d * 10.0**e for e in decades for d in digits]
-            inside = [t for t in ticks if self.low <= t <= self.high]
-            if len(inside) <= wanted + 1:
-                return inside
-        return inside[:: math.ceil(len(inside) / wanted)]
-
-
-def _round_steps(low: float, high: float, wanted: int) -> list[float]:
-    rough = (high - low) / wanted
-    unit = 10 ** math.floor(math.log10(rough))
-    step = next(unit * m for m in (1, 2, 5, 10) if unit * m >= rough * 0.999)
-    first = math.ceil(low / step - 1e-9)
-    return [i * step for i in range(first, math.floor(high / step + 1e-9) + 1)]
+        """Round values inside the axis, near `wanted` of them."""
+        rough = (self.high - self.low) / wanted
+        unit = 10 ** math.floor(math.log10(rough))
+        step = next(unit * m for m in (1, 2, 5, 10) if unit * m >= rough * 0.999)
+        first = math.ceil(self.low / step - 1e-9)
+        return [i * step for i in range(first, math.floor(self.high / step + 1e-9) + 1)]
 
 
 def tick_labels(ticks: Sequence[float]) -> list[str]:
@@ -163,10 +148,9 @@ def line_chart(
     series: Sequence[Series],
     *,
     x_label: str,
-    log_y: bool = False,
     include: Sequence[float] = (),
 ) -> Markup:
-    """Lines over a common horizontal axis. Points that are not finite (or, on a log axis, not above 0) break a line.
+    """Lines over a common horizontal axis. Points that are not finite break a line.
 
     Args:
         include: values that the vertical axis holds whatever the lines do.
@@ -174,7 +158,7 @@ def line_chart(
     if len(series) > MAX_SERIES:
         raise ValueError(f"chart {name!r} has {len(series)} lines; at most {MAX_SERIES} can be told apart")
     x_axis = Axis.over(v for s in series for v in s.x)
-    y_axis = Axis.over([*include, *(v for s in series for v in s.y)], log=log_y)
+    y_axis = Axis.over([*include, *(v for s in series for v in s.y)])
     lines = [
         Markup('<path class="line {}" d="{}"/>').format("only" if len(series) == 1 else f"line{i}", d)
         for i, s in enumerate(series)
@@ -190,7 +174,7 @@ def _path(series: Series, x_axis: Axis, y_axis: Axis) -> str:
     """Path data; a single point becomes a short dash, so that it is seen."""
     steps, pen_down = [], False
     for x, y in zip(series.x, series.y, strict=True):
-        if not math.isfinite(y) or (y_axis.log and y <= 0):
+        if not math.isfinite(y):
             pen_down = False
             continue
         steps.append(f"{'L' if pen_down else 'M'}{_x(x_axis, x):.1f} {_y(y_axis, y):.1f}")
