@@ -16,14 +16,14 @@ from safetensors import SafetensorError, safe_open
 from models import taesd
 from warehouse.errors import WeightsError
 
-Scaling = float | list[float]
-"""A number, or one per channel."""
+PerChannel = float | list[float]
+"""One number for all channels, or one of each."""
 SCALE = "first_stage_model.scale_factor"
 """Of the metadata of a file in Stability's layout; Stability's code has it in the model's settings, as `scale_factor`."""
 STABLE_DIFFUSION = 0.18215
 
 
-def scaling(config: Mapping[str, Any]) -> tuple[Scaling, Scaling]:
+def scaling(config: Mapping[str, Any]) -> tuple[PerChannel, PerChannel]:
     """Scale and shift that a configuration of diffusers tells."""
     if config.get("latents_std"):
         return [1 / std for std in config["latents_std"]], list(config["latents_mean"])
@@ -42,7 +42,7 @@ def scale_in_file(path: str) -> float:
         raise WeightsError(f"{path} is no file of safetensors: {error}") from error
 
 
-def scaling_of(name: str, subfolder: str = "") -> tuple[Scaling, Scaling] | None:
+def scaling_of(name: str, subfolder: str = "") -> tuple[PerChannel, PerChannel] | None:
     """Scale and shift of the autoencoder of this name (`models.autoencoder.load_autoencoder`), without loading it; None
     where its configuration is not on this machine, or is of no autoencoder of diffusers.
     """

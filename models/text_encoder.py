@@ -183,9 +183,8 @@ def _open_clip(name: str) -> TextEncoder:
     try:
         network = open_clip.create_model(model, pretrained, precision="fp32", require_pretrained=True)
         tokenizer = open_clip.get_tokenizer(model)
-    except (
-        Exception
-    ) as error:  # a missing file, an unknown name, a hub out of reach: open_clip has no error of its own
+    # A missing file, an unknown name, a hub out of reach: open_clip has no error of its own.
+    except Exception as error:
         raise WeightsError(
             f"open_clip model {name!r} cannot be loaded ({error}); expected ARCHITECTURE:WEIGHTS, local-dir:FOLDER or "
             "hf-hub:OWNER/NAME"

@@ -172,13 +172,14 @@ class DiffusionTransformer(nn.Module):
             # STDiT2 tells its output the bare noise level, but of given frames the picture too.
             output = level if given_BT is None else torch.where(given_BT[..., None], embedding, level)
         shared = None if self.shared is None else self.shared(F.silu(embedding)).unflatten(2, (6, -1))
+        temporal = self.shared_temporal(F.silu(level + motion)).unflatten(2, (3, -1)) if own else None
         heard = Heard(
-            embedding,
-            shared,
-            self.shared_temporal(F.silu(level + motion)).unflatten(2, (3, -1)) if own else None,
-            self._asked(conditioning),
-            frame_positions(num_frames, config.width, config.frame_scale, x_BTSC),
-            self._angles(num_frames, rows, columns, x_BTSC.device),
-            conditioning.image_only_BT,
+            embedding_BTC=embedding,
+            shared_BTMC=shared,
+            temporal_BTMC=temporal,
+            text=self._asked(conditioning),
+            frames_TC=frame_positions(num_frames, config.width, config.frame_scale, x_BTSC),
+            angles_NAF=self._angles(num_frames, rows, columns, x_BTSC.device),
+            image_only_BT=conditioning.image_only_BT,
         )
         return heard, output

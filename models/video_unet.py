@@ -116,15 +116,15 @@ class VideoUNetConfig:
     def blocks_config(self) -> BlockConfig:
         """What all blocks have in common."""
         return BlockConfig(
-            self.embedding_dim,
-            self.text_dim,
-            self.head_dim,
-            self.norm_eps,
-            self.group_channels,
-            self.temporal and not self.pseudo3d,
-            self.temporal_init,
-            self.temporal and self.pseudo3d,
-            self.num_heads,
+            embedding_dim=self.embedding_dim,
+            context_dim=self.text_dim,
+            head_dim=self.head_dim,
+            norm_eps=self.norm_eps,
+            group_channels=self.group_channels,
+            temporal=self.temporal and not self.pseudo3d,
+            temporal_init=self.temporal_init,
+            pseudo3d=self.temporal and self.pseudo3d,
+            num_heads=self.num_heads,
         )
 
 
@@ -222,13 +222,14 @@ class VideoUNet(nn.Module):
         dtype = self.embedding.noise[0].weight.dtype
         check_unet(self.config, x_BCTHW, c_noise_B, conditioning, dtype)
         num_frames = x_BCTHW.shape[2]
+        images_BT = conditioning.image_only_BT
         told = Told(
-            self.embedding(c_noise_B, conditioning),
-            conditioning.text_BLD,
-            conditioning.mask_BL if self.config.text_mask else None,
-            num_frames,
-            conditioning.image_only_BT,
-            conditioning.image_only_BT is not None and bool(conditioning.image_only_BT.all()),
+            embedding_BE=self.embedding(c_noise_B, conditioning),
+            text_BLD=conditioning.text_BLD,
+            mask_BL=conditioning.mask_BL if self.config.text_mask else None,
+            num_frames=num_frames,
+            image_only_BT=images_BT,
+            all_images=images_BT is not None and bool(images_BT.all()),
         )
         x = rearrange(self._joined(x_BCTHW, conditioning), "b c t h w -> (b t) c h w")
         x = self.conv_in(x, num_frames)

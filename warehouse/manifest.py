@@ -72,12 +72,13 @@ class Bucket:
 class Manifest:
     """What a packed dataset holds and where it came from.
 
-    `downsampling`: pixels a latent along height and width; `time_downsampling`: frames a latent, after the first one,
-    which has a latent of its own. `text_shape`: (tokens, channels). `encoders`: digest of each encoder by its name.
-    `encoding`: the settings that clips and captions were encoded with, which whoever samples from what was trained on
-    them needs too. `latent_scaling`: `scale` and `shift`, numbers or one per channel, with which latents / scale +
-    shift are the autoencoder's own; empty where the plan did not tell. `selection`: the one that chose the clips.
-    `digest`: of all the rest. The writer fills in the last three fields.
+    `downsampling`: pixels a latent along height and width; `time_downsampling`: frames a latent, after the first
+    one, which has a latent of its own. `text_shape`: (tokens, channels). `encoders`: names of the autoencoder and
+    the text encoder, and digests of their weights, by which others of that name are told apart. `encoding`: the
+    settings that clips and captions were encoded with, which whoever samples from what was trained on them needs
+    too. `latent_scaling`: `scale` and `shift`, numbers or one per channel, with which latents / scale + shift are
+    the autoencoder's own; empty where the plan did not tell. `selection`: the one that chose the clips. `digest`:
+    of all the rest. The writer fills in the last three fields.
     """
 
     name: str

@@ -122,9 +122,8 @@ def _load_published(model: str, pretrained: str | None) -> ClipModel:
             require_pretrained=True,
         )
         tokenizer = open_clip.get_tokenizer(model)
-    except (
-        Exception
-    ) as error:  # a missing file, an unknown name, a hub out of reach: open_clip has no error of its own
+    # A missing file, an unknown name, a hub out of reach: open_clip has no error of its own.
+    except Exception as error:
         raise WeightsError(
             f"open_clip model {model!r} with weights {pretrained!r} cannot be loaded ({error}); give `pretrained` as a "
             "file or one of open_clip's tags, or `model` as 'local-dir:FOLDER' with open_clip_config.json and weights, "

@@ -110,11 +110,8 @@ class RapidEngine:
                 "Det.box_thresh": config.box_threshold,
                 "Det.unclip_ratio": config.unclip_ratio,
                 "Det.use_dilation": False,  # grows boxes by a pixel of the small picture
-                "Rec.rec_img_shape": [
-                    3,
-                    48,
-                    48,
-                ],  # the least width; wider lines widen it, narrow ones stay cheap
+                # The last is the least width: wider lines widen it, narrow ones stay cheap.
+                "Rec.rec_img_shape": [3, 48, 48],
             }
         )
 

@@ -70,9 +70,8 @@ class VideoModel:
             network = getattr(transformers, self._kind.model_class).from_pretrained(
                 **source, dtype=self._dtype
             )
-        except (
-            Exception
-        ) as error:  # transformers raises OSError, ValueError, KeyError and more for one and the same
+        # transformers raises OSError, ValueError, KeyError and more for one and the same.
+        except Exception as error:
             raise WeightsError(
                 f"video model {config.model!r} of kind {config.kind!r} cannot be loaded ({error}); name a folder that "
                 "holds the model and its processor, or run where the hub is in reach, or set "

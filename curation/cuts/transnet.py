@@ -95,18 +95,15 @@ def _global_state_kept() -> Iterator[None]:
     """The package seeds every generator of the process and turns on deterministic algorithms; this undoes it."""
     import torch
 
-    ours, theirs, strict = (
-        random.getstate(),
-        np.random.get_state(),
-        torch.are_deterministic_algorithms_enabled(),
-    )
+    of_python, of_numpy = random.getstate(), np.random.get_state()
+    strict = torch.are_deterministic_algorithms_enabled()
     warns = torch.is_deterministic_algorithms_warn_only_enabled()
     with torch.random.fork_rng(devices=[]):
         try:
             yield
         finally:
-            random.setstate(ours)
-            np.random.set_state(theirs)
+            random.setstate(of_python)
+            np.random.set_state(of_numpy)
             torch.use_deterministic_algorithms(strict, warn_only=warns)
 
 
