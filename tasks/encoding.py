@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -13,8 +12,9 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 
-from curation.captions.cleaning import CleaningConfig, clean, fault
-from curation.captions.score_words import ScoreWordsConfig, parts, with_score_words
+from curation.captions.choosing import SCORES, choose_caption, telling_scores, written_captions
+from curation.captions.cleaning import CleaningConfig, clean
+from curation.captions.score_words import ScoreWordsConfig, parts
 from curation.engine.places import RunsOn
 from curation.engine.work import Outputs, Unit, by_video, in_batches, settled
 from curation.footage.clip_frames import Bucket, Sampled, read_clips, sample
@@ -27,10 +27,9 @@ from models.latent_scaling import scaling_of
 from models.weight_files import check_weights, memory_of_weights
 from warehouse.errors import InputError, MediaError, SettingsError, WeightsError
 from warehouse.ledger import Ledger
-from warehouse.plan import FACTS, WEIGHTS, Step, digest
+from warehouse.plan import FACTS, WEIGHTS, Step
 from warehouse.ranges import MANY, RATE_FPS, check_ranges
 
-CAPTIONS = ("frame", "video", "summary")
 _TEXT_SETTINGS = (
     "text_subfolder",
     "tokenizer_subfolder",
@@ -41,8 +40,6 @@ _TEXT_SETTINGS = (
     "score_words",
 )
 """Those that change the rows of text where they are not at their default."""
-_SCORES = ("aesthetics", "motion")
-"""Tables whose scores a caption may tell."""
 
 
 @dataclass(frozen=True)
@@ -260,7 +257,7 @@ class TextWork:
             settings |= folders
             names[config.tokenizer_subfolder] = _inside(config.text_encoder, config.tokenizer_subfolder)
         settings |= {WEIGHTS: {name: weights_id(path, "coca") for name, path in names.items()}}
-        told = _SCORES if config.score_words else ()
+        told = SCORES if config.score_words else ()
         listed = ("listed_captions",) if config.listed_captions else ()
         reads = ("clips", "captions", "summaries", *listed, *told)
         step = Step("encode_text", 3, reads, ("text_embeddings",), settings)
@@ -292,10 +289,10 @@ class TextWork:
         if not ids:
             return {}
         config = self.config
-        captions = _written(ledger, shard, ids, config.listed_captions)
+        captions = written_captions(ledger, shard, ids, config.listed_captions)
         chosen = {i: choose_caption(i, captions[i], config.caption_shares, config.cleaning) for i in ids}
         if config.score_words is not None:
-            chosen = _telling_scores(ledger, shard, chosen, config.score_words)
+            chosen = telling_scores(ledger, shard, chosen, config.score_words)
         return chosen
 
     def _rows(
@@ -319,67 +316,6 @@ class TextWork:
             row |= {"text": tokens.tobytes(), "mask": mask.tobytes(), "num_tokens": whole}
             rows.append(row | settled(spent[clip_id] + 1))
         return rows
-
-
-def _written(ledger: Ledger, shard: str, ids: Sequence[str], listed: bool) -> dict[str, dict[str, Any]]:
-    """All that was written of each clip, and with `listed` what lists say, as `choose_caption` takes it."""
-    wanted = [("clip_id", "in", list(ids))]
-    captions = {r["clip_id"]: r for r in ledger.read("captions", shard, filters=wanted).iter_rows(named=True)}
-    for row in ledger.read("summaries", shard, filters=wanted).iter_rows(named=True):
-        captions[row["clip_id"]] |= {"summary_caption": row["summary"], "summary_method": row["method"]}
-    if listed:
-        columns = ["clip_id", "captions", "methods"]
-        for clip_id, said, methods in ledger.read("listed_captions", shard, columns, wanted).iter_rows():
-            captions[clip_id] |= {"listed_captions": said, "listed_methods": methods}
-    return captions
-
-
-def _telling_scores(
-    ledger: Ledger, shard: str, chosen: Mapping[str, tuple[str, str] | None], config: ScoreWordsConfig
-) -> dict[str, tuple[str, str] | None]:
-    """The chosen captions with what the clips score."""
-    wanted = [("clip_id", "in", list(chosen))]
-    columns = {"aesthetics": ["score"], "motion": ["score", "camera"]}
-    aesthetics, motion = (
-        {i: told for i, *told in ledger.read(t, shard, ["clip_id", *names], filters=wanted).iter_rows()}
-        for t, names in columns.items()
-    )
-
-    def telling(caption: str, clip_id: str) -> str:
-        (liked,), (moves, camera) = aesthetics.get(clip_id, [None]), motion.get(clip_id, [None, None])
-        return with_score_words(caption, clip_id, liked, moves, config, camera)
-
-    return {i: said and (telling(said[0], i), said[1]) for i, said in chosen.items()}
-
-
-def choose_caption(
-    clip_id: str, row: Mapping[str, Any], shares: Sequence[float], cleaning: CleaningConfig | None = None
-) -> tuple[str, str] | None:
-    """Caption and method for a clip: one of its listed captions (Open-Sora-Plan's rule), else a draw by the shares; what
-    is drawn depends on the clip alone.
-
-    Another takes its place where one is missing, or is not used once it is cleaned; None where there is none.
-    """
-    listed = list(zip(row.get("listed_captions") or (), row.get("listed_methods") or (), strict=True))
-    drawn = int(digest([clip_id, "listed"]), 16) % len(listed) if listed else 0
-    written = _by_shares(clip_id, row, shares)
-    for caption, method in (*listed[drawn:], *listed[:drawn], *written):
-        if caption and cleaning is not None:
-            caption = clean(caption, cleaning)
-            caption = None if fault(caption, cleaning) else caption
-        if caption:
-            return caption, method
-    return None
-
-
-def _by_shares(
-    clip_id: str, row: Mapping[str, Any], shares: Sequence[float]
-) -> Iterator[tuple[str | None, str | None]]:
-    """What models wrote of a clip, with its method: the one that is drawn by the shares, then all."""
-    point = int.from_bytes(hashlib.sha256(clip_id.encode()).digest()[:8], "big") / 2**64 * sum(shares)
-    first = int(np.searchsorted(np.cumsum(shares), point, side="right"))
-    for kind in (CAPTIONS[first], *CAPTIONS):
-        yield row.get(f"{kind}_caption"), row.get(f"{kind}_method")
 
 
 def as_caption(prompt: str, config: EncodeConfig) -> str:

@@ -20,7 +20,7 @@ from curation.footage.media import MediaLimits
 from curation.reel.sample_reel import make_reel
 from models.autoencoder import Autoencoder, load_autoencoder
 from models.text_encoder import load_text_encoder
-from tasks.encoding import EncodeConfig, LatentWork, TextWork, choose_caption
+from tasks.encoding import EncodeConfig, LatentWork, TextWork
 from warehouse.errors import SettingsError
 from warehouse.ledger import Ledger
 from warehouse.plan import Plan
@@ -135,20 +135,6 @@ def test_stored_text_is_the_embedding_of_the_clips_own_caption(ledger: Ledger) -
         stored = np.frombuffer(row["text"], "<f2").reshape(row["shape"])
         np.testing.assert_allclose(stored, tokens_BLD[0].numpy(), atol=2e-3)
         assert np.frombuffer(row["mask"], bool).tolist() == mask_BL[0].tolist()
-
-
-def test_captions_are_chosen_by_the_shares_and_by_the_clip_alone() -> None:
-    row = {f"{k}_{part}": k for k in ("frame", "video", "summary") for part in ("caption", "method")}
-    names = [f"clip {i}" for i in range(4000)]
-    chosen = [choose_caption(name, row, (0.5, 0.25, 0.25)) for name in names]
-    assert chosen == [choose_caption(name, row, (0.5, 0.25, 0.25)) for name in names]
-    for kind, share in (("frame", 0.5), ("video", 0.25), ("summary", 0.25)):
-        deviation = (share * (1 - share) / len(names)) ** 0.5
-        assert abs(chosen.count((kind, kind)) / len(names) - share) < 4 * deviation
-    assert {choose_caption(name, row | {"frame_caption": None}, (1, 0, 0)) for name in names} == {
-        ("video", "video")
-    }
-    assert choose_caption("clip", {}, (0.5, 0.25, 0.25)) is None
 
 
 def test_a_bucket_that_no_clip_fills_skips_with_a_reason(ledger: Ledger, tmp_path: Path) -> None:

@@ -11,12 +11,13 @@ import torch
 from transformers import T5Config, T5EncoderModel
 from warehouse_builder import build_warehouse
 
+from curation.captions.choosing import choose_caption
 from curation.captions.cleaning import CleaningConfig
 from curation.captions.score_words import ScoreWordsConfig, with_score_words, without_score_words
 from curation.engine.work import Outputs, Unit
 from curation.footage.media import MediaLimits
 from flows.prepare import _count_cut
-from tasks.encoding import EncodeConfig, LatentWork, TextWork, as_caption, choose_caption, load_text_side
+from tasks.encoding import EncodeConfig, LatentWork, TextWork, as_caption, load_text_side
 from tests.test_text_encoder import save_tokenizer
 from warehouse.errors import SettingsError
 from warehouse.ledger import Ledger
@@ -43,14 +44,20 @@ def encoded(ledger: Ledger, config: EncodeConfig, folder: Path) -> dict[str, dic
 
 
 def test_shares_decide_by_clip_and_another_caption_stands_in() -> None:
-    drawn = [choose_caption(str(n), ROW, (0.5, 0.25, 0.25)) for n in range(2000)]
-    shares = [drawn.count((f"{k} caption", f"{k} method")) / 2000 for k in ("frame", "video", "summary")]
-    assert shares == pytest.approx([0.5, 0.25, 0.25], abs=0.04)
+    shares, names = (0.5, 0.25, 0.25), [f"clip {n}" for n in range(4000)]
+    drawn = [choose_caption(name, ROW, shares) for name in names]
+    assert drawn == [choose_caption(name, ROW, shares) for name in names]
+    for kind, share in zip(("frame", "video", "summary"), shares, strict=True):
+        deviation = (share * (1 - share) / len(names)) ** 0.5
+        assert abs(drawn.count((f"{kind} caption", f"{kind} method")) / len(names) - share) < 4 * deviation
+    no_frame = {choose_caption(name, ROW | {"frame_caption": None}, (1, 0, 0)) for name in names}
+    assert no_frame == {("video caption", "video method")}
     assert choose_caption("c", ROW | {"summary_caption": None}, (0, 0, 1)) == (
         "frame caption",
         "frame method",
     )
-    assert choose_caption("c", dict.fromkeys(ROW), (0, 0, 1)) is None
+    assert choose_caption("c", dict.fromkeys(ROW), shares) is None
+    assert choose_caption("c", {}, shares) is None
 
 
 def test_a_caption_is_cleaned_and_one_that_is_not_used_gives_way() -> None:

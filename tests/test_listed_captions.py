@@ -16,12 +16,13 @@ import pyarrow.parquet as pq
 import pytest
 import served
 
+from curation.captions.choosing import choose_caption
 from curation.captions.cleaning import CleaningConfig
 from curation.formats.kept import choose, describe
 from curation.listed_captions import settle_listed_captions
 from curation.reel.sample_reel import make_reel, read_truth
 from screen.report.examples import MethodRow, caption_methods
-from tasks.encoding import EncodeConfig, TextWork, choose_caption
+from tasks.encoding import EncodeConfig, TextWork
 from tasks.selecting import why_no_clip
 from warehouse.audit import audit
 from warehouse.ledger import Ledger
