@@ -104,6 +104,20 @@ class Target:
     """The tables that the clips are from."""
 
 
+def by_weight(clips: Sequence[Clip], folder: Path, most_bytes: int) -> Iterator[list[Clip]]:
+    """Clips in runs, each ended by the clip with which its files in the folder weigh `most_bytes` or more."""
+    run: list[Clip] = []
+    weight = 0
+    for clip in clips:
+        run.append(clip)
+        weight += (folder / clip.path).stat().st_size
+        if weight >= most_bytes:
+            yield run
+            run, weight = [], 0
+    if run:
+        yield run
+
+
 Media = Literal["source", "video", "frames", "picture", "features"]
 """What a list points to: spans of the sources as they are, one video a clip, a folder of frames a clip, its middle frame,
 or nothing but what models made of it."""

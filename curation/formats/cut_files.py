@@ -11,7 +11,6 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
@@ -94,7 +93,8 @@ def write_files(chosen: Chosen, out: Path, settings: FileSettings, *, limits: Me
         raise WarehouseError(f"{chosen.name} has no clip; there is nothing to write")
     store = _folder(out, settings)
     written, rows = 0, []
-    for video_id, of_video in groupby(sorted(clips, key=lambda c: (c.video_id, c.start_pts)), _video_of):
+    ordered = sorted(clips, key=lambda c: (c.video_id, c.start_pts))
+    for video_id, of_video in groupby(ordered, lambda c: c.video_id):
         new, all_rows = _write_video(store, video_id, list(of_video), settings, limits)
         written += new
         rows += all_rows
@@ -106,10 +106,6 @@ def write_files(chosen: Chosen, out: Path, settings: FileSettings, *, limits: Me
         )
     total = sum(r["bytes"] for r in rows if r["file"])
     return Written(out, written, len(rows) - written - len(failed), failed, total)
-
-
-def _video_of(clip: Clip) -> str:
-    return clip.video_id
 
 
 def _folder(out: Path, settings: FileSettings) -> Store:
@@ -157,17 +153,17 @@ def _rows(
     store: Store, clips: Sequence[Clip], settings: FileSettings, limits: MediaLimits
 ) -> Iterator[dict[str, Any]]:
     """Writes clips of one video; yields the row of each."""
-    place = partial(_unfinished, {c.clip_id: store.scratch() / f"{owner.new_name()}.part" for c in clips})
+    unfinished = {c.clip_id: store.scratch() / f"{owner.new_name()}.part" for c in clips}
+
+    def place(clip: Clip) -> Path:
+        return unfinished[clip.clip_id]
+
     for _, same in groupby(sorted(clips, key=lambda c: c.uri), lambda c: c.uri):
         for clip, made in _made(list(same), settings, limits, place):
             row = {n: getattr(clip, n) for n in ("clip_id", "video_id", "uri", "start_pts", "end_pts")}
             yield row | (
                 _failed(place(clip), made) if isinstance(made, MediaError) else _put(store, clip, made)
             )
-
-
-def _unfinished(places: Mapping[str, Path], clip: Clip) -> Path:
-    return places[clip.clip_id]
 
 
 def _failed(path: Path, error: MediaError) -> dict[str, Any]:

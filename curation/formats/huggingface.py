@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from curation.formats.base import Clip, Entry, Format, Target, malformed
+from curation.formats.base import Clip, Entry, Format, Target, by_weight, malformed
 from curation.formats.kept import CAPTIONS
 from curation.formats.tables import headed_rows, whole
 from warehouse.errors import FormatError
@@ -62,40 +62,27 @@ def write(clips: Sequence[Clip], target: Target) -> None:
     (target.folder / "data").mkdir()
     embedded = any(c.path != c.uri for c in clips)
     schema = _schema(clips, embedded)
-    parts = list(_cut(clips, target.folder, PART_BYTES) if embedded else [clips])
+    parts = list(by_weight(clips, target.folder, PART_BYTES) if embedded else [clips])
     for number, part in enumerate(parts):
         path = target.folder / "data" / f"train-{number:05d}-of-{len(parts):05d}.parquet"
         with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-            for group in _cut(part, target.folder, _GROUP_BYTES) if embedded else [part]:
+            for group in by_weight(part, target.folder, _GROUP_BYTES) if embedded else [part]:
                 rows = [_row(c, target.folder if embedded else None) for c in group]
                 writer.write_table(pa.Table.from_pylist(rows, schema))
     if embedded:
         shutil.rmtree(target.folder / "clips")
 
 
-def _cut(clips: Sequence[Clip], folder: Path, most_bytes: int) -> Iterator[list[Clip]]:
-    part: list[Clip] = []
-    weight = 0
-    for clip in clips:
-        part.append(clip)
-        weight += (folder / clip.path).stat().st_size
-        if weight >= most_bytes:
-            yield part
-            part, weight = [], 0
-    if part:
-        yield part
-
-
 def _schema(clips: Sequence[Clip], embedded: bool) -> pa.Schema:
     """Columns, with the description by which `datasets` knows them."""
-    text, number, whole = pa.string(), pa.float64(), pa.int64()
+    text, number, integer = pa.string(), pa.float64(), pa.int64()
     columns = {"clip_id": text, "video": _VIDEO} if embedded else {"clip_id": text, "path": text}
     kinds = dict.fromkeys([*CAPTIONS, *sorted({k for c in clips for k in c.captions})])
     columns |= dict.fromkeys(("video_id", "source", "text", *(f"caption_{k}" for k in kinds)), text)
-    columns |= {"start_s": number, "end_s": number, "start_frame": whole, "end_frame": whole}
-    columns |= {"num_frames": whole, "fps": number, "height": whole, "width": whole}
+    columns |= {"start_s": number, "end_s": number, "start_frame": integer, "end_frame": integer}
+    columns |= {"num_frames": integer, "fps": number, "height": integer, "width": integer}
     columns |= dict.fromkeys(sorted({name for c in clips for name in c.scores}), number)
-    types = {text: "string", number: "float64", whole: "int64"}
+    types = {text: "string", number: "float64", integer: "int64"}
     features = {
         n: {"_type": "Video"} if t == _VIDEO else {"dtype": types[t], "_type": "Value"}
         for n, t in columns.items()

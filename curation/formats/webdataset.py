@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from curation.footage.pictures import SUFFIXES
-from curation.formats.base import Clip, Entry, Format, Target, malformed
+from curation.formats.base import Clip, Entry, Format, Target, by_weight, malformed
 from curation.ingest import VIDEO_SUFFIXES
 from warehouse.errors import FormatError
 
@@ -85,24 +85,11 @@ def write(clips: Sequence[Clip], target: Target) -> None:
 
     Members have no time and no owner, so that the same clips are the same bytes.
     """
-    for number, shard in enumerate(_shards(clips, target.folder)):
+    for number, shard in enumerate(by_weight(clips, target.folder, SHARD_BYTES)):
         with tarfile.open(target.folder / f"clips-{number:06d}.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
             for clip in shard:
                 _add(tar, clip, target.folder)
     shutil.rmtree(target.folder / "clips")
-
-
-def _shards(clips: Sequence[Clip], folder: Path) -> Iterator[list[Clip]]:
-    shard: list[Clip] = []
-    weight = 0
-    for clip in clips:
-        shard.append(clip)
-        weight += (folder / clip.path).stat().st_size
-        if weight >= SHARD_BYTES:
-            yield shard
-            shard, weight = [], 0
-    if shard:
-        yield shard
 
 
 def _add(tar: tarfile.TarFile, clip: Clip, folder: Path) -> None:
