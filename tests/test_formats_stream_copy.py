@@ -112,6 +112,24 @@ def test_generated_footage(tmp_path: Path, kind: str) -> None:
     assert sum(len(c.pts) for c in written) >= COUNT / 2
 
 
+@pytest.mark.parametrize("profile", ["proxy", "4444"])
+def test_prores_stays_of_its_flavour(tmp_path: Path, profile: str) -> None:
+    """As HQ, which is what a container without a word on it says, 4444 has 10 bits a sample and not 12."""
+    pix_fmt = "yuv444p10le" if profile == "4444" else "yuv422p10le"
+    path = film(tmp_path / "film.mov", codec="prores_ks", pix_fmt=pix_fmt, options={"profile": profile})
+    (clip,) = scenes(path, list(range(0, 512 * COUNT + 1, 512)), (0, COUNT))
+    ((_, copied),) = copy_clips(str(path), [clip], MediaLimits(), lambda clip: tmp_path / clip.clip_id)
+    before, after = _flavour(path), _flavour(copied.path)
+    assert before == after and before[1] == ("yuv444p12le" if profile == "4444" else "yuv422p10le")
+
+
+def _flavour(path: Path) -> tuple[str, str]:
+    with open_video(path) as media:
+        context = media.stream.codec_context
+        next(iter(Decoder(media)))
+        return context.codec_tag, context.pix_fmt
+
+
 def test_an_edit_list_that_begins_between_keyframes(tmp_path: Path) -> None:
     path = with_edit_list(tmp_path / "film.mp4")
     assert len(decode(path)[0]) == COUNT - 8

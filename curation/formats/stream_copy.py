@@ -190,6 +190,8 @@ class _File:
         self._stream.time_base = self._time_base
         # The container's word on the shape of pixels overrides the codec's; the template has the codec's.
         self._stream.codec_context.sample_aspect_ratio = media.stream.sample_aspect_ratio or Fraction(1)
+        if _codec(media) == "prores":  # which says its flavour, and so its bits a sample, in the tag alone
+            self._stream.codec_context.codec_tag = media.stream.codec_context.codec_tag
 
     def add(self, packet: av.Packet, pts: int, dts: int) -> None:
         self._first = pts if self._first is None else self._first
