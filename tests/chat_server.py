@@ -6,7 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -28,7 +28,7 @@ class Chat:
     """What was asked so far, and how to answer."""
 
     answer: Callable[[Asked], tuple[int, Any]]
-    """HTTP status and body of an answer; a body that is a string is sent as it is."""
+    """HTTP status and body of an answer; a string is sent as it is, an iterator of bytes part by part."""
     asked: list[Asked] = field(default_factory=list)
     retry_after: str = "0"
     """What a refusal with status 429 says in its header of that name."""
@@ -83,6 +83,9 @@ def chat_server(answer: Callable[[Asked], tuple[int, Any]] = merged) -> Iterator
             return self._send(*chat.handle(Asked(**fields, body=body, headers=dict(self.headers))))
 
         def _send(self, status: int, answer: Any) -> None:
+            if isinstance(answer, Iterator):
+                self._send_parts(status, answer)
+                return
             payload = (answer if isinstance(answer, str) else json.dumps(answer)).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(payload)))
@@ -90,6 +93,14 @@ def chat_server(answer: Callable[[Asked], tuple[int, Any]] = merged) -> Iterator
                 self.send_header("Retry-After", chat.retry_after)
             self.end_headers()
             self.wfile.write(payload)
+
+        def _send_parts(self, status: int, parts: Iterator[bytes]) -> None:
+            self.send_response(status)
+            self.end_headers()
+            with suppress(OSError):  # who asked may be gone
+                for part in parts:
+                    self.wfile.write(part)
+                    self.wfile.flush()
 
         def log_message(self, format: str, *args: object) -> None:
             pass

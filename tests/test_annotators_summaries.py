@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import pickle
 import time
 from collections import Counter
@@ -295,6 +296,35 @@ def test_a_server_that_is_away_or_silent_fails_each_clip_with_its_cause() -> Non
     assert isinstance(late, Failed) and late.cause == "timeout"
     (away,) = annotator(replace(QUICK, url=chat.url, attempts=2)).annotate([captioned(1)])
     assert isinstance(away, Failed) and away.cause == "server_error" and "cannot be asked" in away.detail
+
+
+def test_an_answer_that_never_ends_is_not_waited_for() -> None:
+    """Servers that keep a connection open send blanks, each in time; others send without end."""
+
+    def drip(asked: Asked) -> tuple[int, Any]:
+        return 200, (time.sleep(0.05) or b" " for _ in range(200))
+
+    def flood(asked: Asked) -> tuple[int, Any]:
+        return 200, (bytes(1 << 20) for _ in range(10_000))
+
+    for answer, cause, timeout_s in ((drip, "timeout", 0.3), (flood, "bad_answer", 30.0)):
+        with chat_server(answer) as chat:
+            began = time.monotonic()
+            quick = replace(QUICK, url=chat.url, attempts=1, timeout_s=timeout_s)
+            (failed,) = annotator(quick).annotate([captioned(1)])
+        assert isinstance(failed, Failed) and failed.cause == cause
+        assert time.monotonic() - began < 5
+
+
+def test_an_answer_in_parts_and_one_of_brackets_alone_are_read_to_their_end() -> None:
+    def in_parts(asked: Asked) -> tuple[int, Any]:
+        whole = json.dumps(merged(asked)[1]).encode()
+        return 200, (whole[n : n + 7] for n in range(0, len(whole), 7))
+
+    for answer, told in ((in_parts, Done), (lambda asked: (200, "[" * 100_000), Failed)):
+        with chat_server(answer) as chat:
+            (outcome,) = annotator(replace(QUICK, url=chat.url, attempts=1)).annotate([captioned(1)])
+        assert isinstance(outcome, told)
 
 
 def test_requests_are_spaced_to_a_rate() -> None:

@@ -99,6 +99,8 @@ class ServerConfig:
             )
 
 
+_MOST_BYTES = 16 << 20
+"""Of one answer, thoughts included."""
 _OURS = {"messages", "stream", "n"}
 """Fields of a body that answers are read by."""
 
@@ -199,12 +201,11 @@ class SummaryServer:
         import httpx
 
         self._pace.wait()
+        place = f"{self._config.url.rstrip('/')}/chat/completions"
+        sent = {"json": request.body(self._config), "headers": {"X-Request-Id": request.request_id}}
         try:
-            response = client.post(
-                f"{self._config.url.rstrip('/')}/chat/completions",
-                json=request.body(self._config),
-                headers={"X-Request-Id": request.request_id},
-            )
+            with client.stream("POST", place, **sent) as coming:
+                response = _whole(coming, time.monotonic() + self._config.timeout_s)
         except httpx.TimeoutException as error:
             raise _Refused(
                 "timeout", f"{self._config.url} gave no answer in {self._config.timeout_s} s"
@@ -219,11 +220,31 @@ class SummaryServer:
         try:
             reported = dict(response.json()["usage"])
             prompt, completion = (int(reported[f"{of}_tokens"]) for of in ("prompt", "completion"))
-        except (ValueError, LookupError, TypeError):
+        except (ValueError, LookupError, TypeError, RecursionError):
             return Spent()
         prices = self._config.usd_per_million_prompt_tokens, self._config.usd_per_million_completion_tokens
         nano_usd = round(1000 * (prompt * prices[0] + completion * prices[1])) if any(prices) else None
         return Spent(0, prompt, completion, nano_usd)
+
+
+def _whole(coming: httpx.Response, until_s: float) -> httpx.Response:
+    """The answer once all of it is there. The client's limit is of each part that comes, and parts could come for ever.
+
+    Raises:
+        httpx.ReadTimeout: it goes on past `until_s` on the monotonic clock.
+        _Refused: it is too large for an answer.
+    """
+    import httpx
+
+    content = bytearray()
+    for part in coming.iter_bytes():
+        content += part
+        if len(content) > _MOST_BYTES:
+            raise _Refused("bad_answer", f"no chat completion: more than {_MOST_BYTES:,} bytes")
+        if time.monotonic() > until_s:
+            raise httpx.ReadTimeout("the answer does not end", request=coming.request)
+    kept = {name: coming.headers[name] for name in ("Content-Type", "Retry-After") if name in coming.headers}
+    return httpx.Response(coming.status_code, headers=kept, content=bytes(content))
 
 
 def _read(request: Request, response: httpx.Response) -> Caption:
@@ -231,7 +252,7 @@ def _read(request: Request, response: httpx.Response) -> Caption:
     try:
         choice = response.json()["choices"][0]
         content, reason = str(choice["message"]["content"] or ""), choice.get("finish_reason")
-    except (ValueError, LookupError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise _Refused("bad_answer", f"no chat completion: {response.text[:200]!r}") from error
     said = without_thoughts(content)
     if not said and reason == "length":
