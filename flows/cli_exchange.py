@@ -64,6 +64,10 @@ def import_data(
             f"{imported.num_spans} entries list a span of their footage; spans stay in the table `listed` and say which "
             "clips take their captions, but clips are cut where the footage is"
         )
+    if columns := imported.columns_without_captions:
+        console.warn(
+            f"no entry has a caption where {format_} keeps it (docs/commands.md); they have {', '.join(columns)}"
+        )
     if not imported.states["done"] and imported.states["failed"]:
         raise typer.Exit(1)
 

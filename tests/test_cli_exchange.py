@@ -78,6 +78,15 @@ def test_a_list_of_which_nothing_can_be_used_is_a_failure(tmp_path: Path, env: d
     assert (done.returncode, "there is no format 'csv'" in done.stderr) == (2, True)
 
 
+def test_a_list_whose_captions_stand_elsewhere_says_so(tmp_path: Path, env: dict[str, str]) -> None:
+    film = footage.write_video(tmp_path / "a.mp4", footage.numbered(3))
+    for header, said in (("path,caption,aes", True), ("path,text,aes", False)):
+        (tmp_path / "list.csv").write_text(f"{header}\n{film},a sunrise,5\n")
+        done = cutroom("import-data", "open-sora", tmp_path / "list.csv", "-w", tmp_path / "w", env=env)
+        assert done.returncode == 0
+        assert ("no entry has a caption" in done.stderr and "aes, caption" in done.stderr) is said
+
+
 def test_what_embedded_models_said_is_known_unless_the_footage_is_theirs() -> None:
     def tables(**flags: object) -> tuple[str, ...]:
         return of_embedded_models(

@@ -57,8 +57,18 @@ class Imported:
     @property
     def num_spans(self) -> int:
         """Entries that can be used and are of a span of their footage."""
-        done = [row for row in self.rows if row["state"] == "done"]
-        return sum(any(row[n] is not None for n in _SPAN) for row in done)
+        return sum(any(row[n] is not None for n in _SPAN) for row in self._done)
+
+    @property
+    def columns_without_captions(self) -> list[str]:
+        """What the usable entries tell instead, where none of them has a caption: one may stand under another name."""
+        if any(row["captions"] for row in self._done):
+            return []
+        return sorted({name for row in self._done for name in json.loads(row["columns"])})
+
+    @property
+    def _done(self) -> list[Mapping[str, Any]]:
+        return [row for row in self.rows if row["state"] == "done"]
 
     @property
     def problems(self) -> list[Mapping[str, Any]]:
