@@ -260,7 +260,7 @@ class TextWork:
         told = SCORES if config.score_words else ()
         listed = ("listed_captions",) if config.listed_captions else ()
         reads = ("clips", "captions", "summaries", *listed, *told)
-        step = Step("encode_text", 3, reads, ("text_embeddings",), settings)
+        step = Step("encode_text", 4, reads, ("text_embeddings",), settings)
         object.__setattr__(self, "step", step)
 
     def split(self, ledger: Ledger, shard: str, ids: Sequence[tuple]) -> Iterable[Sequence[tuple]]:

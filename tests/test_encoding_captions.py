@@ -95,9 +95,8 @@ def test_captions_tell_their_own_clips_scores(ledger: Ledger, tmp_path: Path) ->
 
 def test_what_is_not_asked_for_changes_no_key() -> None:
     plain = TextWork(EncodeConfig()).step
-    assert (
-        plain.version == 3
-    )  # 1 masked CLIP's padding, and cleaned captions by other rules; 2 did not count tokens
+    # 1 masked CLIP's padding; 2 did not count tokens; 1 and 3 cleaned captions by other rules
+    assert plain.version == 4
     assert "cleaning" not in plain.config and "aesthetics" not in plain.reads
     told = TextWork(EncodeConfig(score_words=ScoreWordsConfig(), cleaning=CleaningConfig(t5=True))).step
     assert {"aesthetics", "motion"} <= set(told.reads) and told.config["cleaning"]["t5"]

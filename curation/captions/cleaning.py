@@ -22,7 +22,8 @@ class CleaningConfig:
     video_words: bool = True
     """What is left of 'an image', 'the photo', 'photos' becomes 'a video', 'the video', 'videos'."""
     t5: bool = False
-    """Lower case without links, markup, file names, sizes in pixels, long numbers and doubled punctuation."""
+    """Lower case without links, markup, brackets, file names, sizes in pixels, long numbers, doubled punctuation and, of
+    more than three, hyphens."""
     reject_links: bool = True
     """A caption with a link or a web address is not used (unless `t5` took it out)."""
     latin_share: float = 0.5
@@ -58,6 +59,8 @@ _IMAGE = re.compile(
 _LINK = re.compile(r"(?:https?://|www\.)\S+|\b[\w-]+\.(?:com|org|net|io|ru|co)\b(?:/\S*)?", re.IGNORECASE)
 _TAG = re.compile(r"</?[a-z][^<>]*>", re.IGNORECASE)
 
+_JOINT = re.compile("[-_]")
+
 _T5 = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
@@ -72,8 +75,9 @@ _T5 = tuple(
         (r"\b\d{6,}\b", ""),
         (r"\S+\.(?:jpe?g|png|gif|webp|bmp|pdf|mp4|mov|avi|html?)\b", ""),
         (r"\b\d{2,5}\s*[x\u00d7]\s*\d{2,5}\b", ""),  # sizes in pixels
-        (r"[-_]{3,}", " "),
-        (r"([\"'.,!?])\1+", r"\1"),
+        (r"[#&@~|*\\/()\[\]{}\u00a1\u00a7\u00a9\u00ae\u00b7\u00ba\u00bd-\u00bf\u2022\u2122]+", " "),
+        (r"[-_]{3,}|\.{2,}", " "),
+        (r"([\"',!?])\1+", r"\1"),
         (r"\s+([.,:;!?])", r"\1"),
     )
 )
@@ -127,4 +131,6 @@ def _clean_t5(text: str) -> str:
     text = _LINK.sub("", _TAG.sub(" ", text))
     for pattern, replacement in _T5:
         text = pattern.sub(replacement, text)
+    if len(_JOINT.findall(text)) > 3:  # a name of many parts, and all words that are joined beside it
+        text = _JOINT.sub(" ", text)
     return " ".join(text.split()).strip("\"'-_:; ")
