@@ -117,6 +117,8 @@ def test_what_the_weights_cannot_be_sampled_with_is_refused() -> None:
         check_network(UNET, Trained(single_frames=True), "euler", None, 8)
     with pytest.raises(SettingsError, match=r"frames_guidance is 2.0, but no frames join"):
         check_network(UNET, Trained(), "euler", 2.0, 8)
+    with pytest.raises(SettingsError, match=r"frames_guidance is 2.0, but a mask joins .* too"):
+        check_network(NETWORKS["pseudo3d"].config, Trained(), "euler", 2.0, 8)
     with pytest.raises(SettingsError, match="the network was trained as edm, expected objective iddpm"):
         check_network(UNET, Trained(), LEARNED, None, 8)
     with pytest.raises(SettingsError, match="cannot go on from a piece"):

@@ -41,12 +41,13 @@ SCALED = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0
 V2 = {"_class_name": "EulerDiscreteScheduler", "prediction_type": "v_prediction", **SCALED}
 
 
-def stable_diffusion(folder: Path, scheduler: Any) -> Any:
-    """A pipeline of random weights, saved to a folder."""
-    save_run(folder / "run", IMAGES)
-    kind, settings = to_diffusers(IMAGES)
+def stable_diffusion(folder: Path, scheduler: Any, added: int = 0) -> Any:
+    """A pipeline of random weights, saved to a folder; `added`: channels that join the input, as inpainting has."""
+    config = replace(IMAGES, condition_channels=added)
+    save_run(folder / "run", config)
+    kind, settings = to_diffusers(config)
     unet = getattr(diffusers, kind)(**settings, sample_size=8)
-    unet.load_state_dict(write_weights(load_weights(folder / "run").network(), unet_diffusers(IMAGES)))
+    unet.load_state_dict(write_weights(load_weights(folder / "run").network(), unet_diffusers(config)))
     torch.manual_seed(1)
     sizes = {"hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
     words = {
@@ -65,7 +66,8 @@ def stable_diffusion(folder: Path, scheduler: Any) -> Any:
         norm_num_groups=4,
         latent_channels=4,
     )
-    pipeline = diffusers.StableDiffusionPipeline(
+    made = diffusers.StableDiffusionInpaintPipeline if added else diffusers.StableDiffusionPipeline
+    pipeline = made(
         vae=vae,
         text_encoder=CLIPTextModel(CLIPTextConfig(**sizes, **words)),
         tokenizer=tokenizer,
@@ -93,24 +95,35 @@ SCHEDULERS = {
         },
     ),
     "sample": ("DDIMScheduler", {"prediction_type": "sample", "steps_offset": 1}),
+    "inpainting": ("EulerDiscreteScheduler", {"steps_offset": 1}),
 }
+
+
+@torch.no_grad()
+def all_painted(vae: Any) -> dict[str, torch.Tensor]:
+    """What the pipeline for inpainting is given where nothing is known."""
+    grey_BCHW = vae.encode(torch.zeros(1, 3, 16, 24)).latent_dist.mode() * vae.config.scaling_factor
+    picture = torch.zeros(1, 3, 16, 24)
+    return {"image": picture, "mask_image": picture[:, :1] + 1, "masked_image_latents": grey_BCHW}
 
 
 @pytest.mark.parametrize("kind", SCHEDULERS)
 def test_a_folder_of_stable_diffusion_is_sampled_as_its_own_pipeline_does(
     run: Run, tmp_path: Path, kind: str
 ) -> None:
+    inpainting = kind == "inpainting"
     name, settings = SCHEDULERS[kind]
     if name == "DDIMScheduler":
         settings = {"clip_sample": False, "set_alpha_to_one": True, **settings}
     settings = {"timestep_spacing": "leading", **SCALED, **settings}
-    pipeline = stable_diffusion(tmp_path, getattr(diffusers, name)(**settings))
+    pipeline = stable_diffusion(tmp_path, getattr(diffusers, name)(**settings), 5 if inpainting else 0)
     code, said = run("import-weights", tmp_path / "pipeline", tmp_path / "imported", "--json")
     assert code == 0, said
     noise = initial_latents((1, 4, 1, 8, 12), 0.0, [generator("sample", 5)])[:, :, 0]
+    painted = all_painted(pipeline.vae) if inpainting else {}
     prompt = "a red circle"  # of 5 steps, since of 6 diffusers' DDIM goes beside the levels that it visits
     their_options = {"height": 16, "width": 24, "num_inference_steps": 5, "guidance_scale": 4.0}
-    theirs = pipeline(prompt, **their_options, latents=noise, output_type="np").images[0]
+    theirs = pipeline(prompt, **their_options, **painted, latents=noise, output_type="np").images[0]
     encoders = {name: str(tmp_path / "pipeline") for name in ("autoencoder", "text_encoder")}
     subfolders = {"autoencoder_subfolder": "vae", "text_subfolder": "text_encoder"}
     subfolders |= {"tokenizer_subfolder": "tokenizer"}

@@ -100,7 +100,10 @@ def check_network(
             f"nothing to do with each other: ask for 1, or train its temporal layers on clips first"
         )
     joined = config.condition_channels if isinstance(config, VideoUNetConfig) else 0
-    if frames is not None and not joined:
-        raise SettingsError(
-            f"frames_guidance is {frames}, but no frames join the network's input; leave it out"
+    if frames is not None and joined != config.latent_channels:
+        what = (
+            "a mask joins the network's input too, without which it paints nothing"
+            if joined
+            else "no frames join the network's input"
         )
+        raise SettingsError(f"frames_guidance is {frames}, but {what}; leave it out")

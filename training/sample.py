@@ -23,6 +23,7 @@ from training.draws import generator
 from training.encoders import Autoencoder, Encoders, TextEncoder
 from training.guiding import LEARNED, check_latents, check_network, sides_of, weights_of
 from training.objective import prediction_of
+from training.painting import Painting, painting_of
 from training.pictures import to_pixels
 from training.prompts import Request, given_of, read_prompt
 from training.references import encoded, read_frames
@@ -132,6 +133,7 @@ class _Sampler:
     """Tokens and mask of every request, for each piece."""
     sampling: Sampling
     showing: Showing | None
+    painting: Painting | None
 
     @classmethod
     def of(
@@ -170,6 +172,7 @@ class _Sampler:
             texts=[_encoded(encoders.text, texts, device) for texts in pieces],
             sampling=sampling,
             showing=showing,
+            painting=painting_of(weights.config, autoencoder, video.height_px, video.width_px),
         )
 
     def video(self, requests: Sequence[Request], first: int, seed: int) -> Tensor:
@@ -184,6 +187,8 @@ class _Sampler:
             for clip in range(0 if head_BCTHW is None else len(requests)):
                 given = given.with_frames(clip, 0, head_BCTHW[clip])
             some = given if given.release_BT.isfinite().any() else None
+            if self.painting is not None:
+                told = self.painting.told(told, given)
             if self.showing is not None:
                 pixels_BCHW = self.showing.pixels(requests, loop, self.references.pixels, given)
                 told, some = self.showing.told(told, given, pixels_BCHW, seeds, loop), None
