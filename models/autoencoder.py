@@ -18,6 +18,7 @@ from models import taesd
 from models.autoencoder_layouts import load_original
 from models.digest import weights_digest
 from models.latent_scaling import scaling
+from models.whole_weights import LOADING_FAILS, whole
 from warehouse.errors import InputError, WeightsError
 
 _VIDEO = {"AutoencoderKLCogVideoX": "temporal_compression_ratio", "AutoencoderKLWan": "scale_factor_temporal"}
@@ -213,8 +214,9 @@ def _load_published(name_or_path: str, subfolder: str | None) -> nn.Module:
         kind = config.get("_class_name")
         if kind in _CLASSES:
             cls = getattr(diffusers, kind)
-            return cls.from_pretrained(name_or_path, subfolder=subfolder, low_cpu_mem_usage=False)
-    except (OSError, ValueError) as error:
+            how = {"low_cpu_mem_usage": False, "output_loading_info": True}
+            return whole(cls.from_pretrained(name_or_path, subfolder=subfolder, **how), where, alone=True)
+    except LOADING_FAILS as error:
         raise WeightsError(
             f"no autoencoder at {where!r}: expected a hub id or a folder with config.json and weights in diffusers' "
             f"layout, or 'embedded' ({error})"

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.digest import weights_digest
+from models.whole_weights import LOADING_FAILS, whole
 from warehouse.errors import WeightsError
 
 _MEAN, _STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -63,10 +64,10 @@ def load_image_encoder(name_or_path: str, *, subfolder: str = "") -> ImageEncode
         config = AutoConfig.from_pretrained(name_or_path, subfolder=subfolder)
         if config.model_type not in ("clip_vision_model", "clip"):
             raise WeightsError(f"{name_or_path!r} holds a {config.model_type}: expected clip_vision_model")
-        network = CLIPVisionModelWithProjection.from_pretrained(
-            name_or_path, subfolder=subfolder, dtype=torch.float32
-        )
-    except (OSError, ValueError) as error:
+        how = {"dtype": torch.float32, "output_loading_info": True}
+        loaded = CLIPVisionModelWithProjection.from_pretrained(name_or_path, subfolder=subfolder, **how)
+        network = whole(loaded, name_or_path)
+    except LOADING_FAILS as error:
         raise WeightsError(
             f"no image encoder at {name_or_path!r}: expected a hub id or a folder with config and weights of "
             f"transformers' CLIPVisionModelWithProjection ({error})"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.digest import OPEN_CLIP, weights_digest
+from models.whole_weights import LOADING_FAILS, whole
 from warehouse.errors import InputError, WeightsError
 
 _CLIP = {"clip": "CLIPTextModel", "clip_text_model": "CLIPTextModel"}
@@ -141,9 +143,11 @@ def _published(
             known = ", ".join(sorted(_CLASSES))
             raise WeightsError(f"{name_or_path!r} holds a {config.model_type}: expected one of {known}")
         cls = getattr(transformers, _CLASSES[config.model_type])
-        network = cls.from_pretrained(name_or_path, subfolder=subfolder, dtype=dtype)
+        how = {"dtype": dtype, "output_loading_info": True}
+        network = whole(cls.from_pretrained(name_or_path, subfolder=subfolder, **how), name_or_path)
         tokenizer = transformers.AutoTokenizer.from_pretrained(name_or_path, subfolder=tokenizer_subfolder)
-    except (OSError, ValueError) as error:
+        _check_tokenizer(Path(name_or_path) / tokenizer_subfolder, tokenizer)
+    except LOADING_FAILS as error:
         raise WeightsError(
             f"no text encoder at {name_or_path!r}: expected a hub id or a folder with config, weights and tokenizer in "
             f"transformers' layout, or 'embedded' ({error})"
@@ -164,6 +168,16 @@ def _published(
         return [len(ids) for ids in tokenizer(texts, verbose=False).input_ids]
 
     return TextEncoder(network, tokenize, features, sorted(tokenizer.get_vocab()), lengths)
+
+
+def _check_tokenizer(folder: Path, tokenizer: Any) -> None:
+    """Without its files transformers makes a tokenizer that knows no word. Raises WeightsError."""
+    files = list(tokenizer.vocab_files_names.values())
+    if folder.is_dir() and not any((folder / file).exists() for file in files):
+        raise WeightsError(
+            f"{folder} holds no tokenizer: expected {' or '.join(files)}; name its folder in the pipeline "
+            f"(encode.tokenizer_subfolder), or put them there"
+        )
 
 
 def _length(name: str, config: Any, max_length: int | None) -> int:
