@@ -19,7 +19,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 from models.autoencoder import Autoencoder, load_autoencoder
 from models.conditioning import Conditioning
 from models.counting import network_of
-from models.edm import SVD, karras_sigmas
+from models.edm import SVD
 from models.guidance import guided_denoiser, linear, with_and_without_anything
 from models.image_encoder import load_image_encoder
 from models.networks import NETWORKS
@@ -29,6 +29,8 @@ from models.video_unet import VideoUNet, VideoUNetConfig
 from training.checkpoints import WEIGHTS, Weights, load_weights, save_weights
 from training.imported import import_weights
 from training.publish import export_diffusers, export_original
+from training.sample_settings import Sampling
+from training.trained import Trained
 from warehouse.errors import WeightsError
 
 SMALL_TEMPORAL = {"down_block_types": ("DownEncoderBlock2D",) * 2, "block_out_channels": (32, 32)}
@@ -183,8 +185,9 @@ def test_diffusers_pipeline_samples_a_run_as_we_do(tmp_path: Path) -> None:
     network = load_weights(tmp_path / "run").network()
 
     denoise = guided_denoiser(SVD, network, with_and_without_anything(told), [linear(1.0, 2.5, 3)])
-    first = noise_BTCHW.movedim(1, 2) * (700.0**2 + 1) ** 0.5
-    ours = SAMPLERS["euler"](denoise, first, karras_sigmas(5), torch.randn_like)
+    sigmas = Sampling(num_steps=5).following(Trained()).sigmas  # those that we sample such a run over
+    first = noise_BTCHW.movedim(1, 2) * (float(sigmas[0]) ** 2 + 1) ** 0.5
+    ours = SAMPLERS["euler"](denoise, first, sigmas, torch.randn_like)
     torch.testing.assert_close(ours.movedim(1, 2), theirs, atol=2e-4 * float(theirs.std()), rtol=0)
 
 
@@ -210,7 +213,7 @@ def test_the_parts_stand_alone_where_diffusers_has_no_pipeline(tmp_path: Path) -
     assert sum(p.numel() for p in unet.parameters()) == sum(v.numel() for v in tensors.values())
     scheduler = EulerDiscreteScheduler.from_pretrained(tmp_path / "out" / "scheduler")
     scheduler.set_timesteps(25)
-    torch.testing.assert_close(scheduler.sigmas[:-1], karras_sigmas(25, 0.002, 700.0)[:25].float())
+    torch.testing.assert_close(scheduler.sigmas[:-1], Sampling().following(Trained()).sigmas[:-1].float())
     with pytest.raises(WeightsError, match="not empty"):
         export_diffusers(tmp_path / "run", tmp_path / "out")
 

@@ -31,7 +31,7 @@ from training.publish import export_diffusers
 from training.published import of_scheduler, trained_as
 from training.sample_settings import Sampling
 from training.stage import build
-from training.trained import Trained
+from training.trained import Levels, Trained
 from warehouse.errors import WeightsError
 from warehouse.reader import PackedDataset
 
@@ -236,6 +236,23 @@ def test_a_stage_from_an_import_takes_the_datasets_edges_of_motion(tmp_path: Pat
     assert torch.equal(build(replace(job, init_from=str(tmp_path / "earlier")), dataset).motion_edges, edges)
 
 
+def test_a_stage_from_an_import_is_sampled_over_its_levels_and_so_are_those_after_it(tmp_path: Path) -> None:
+    """A network that SVD's authors trained up to 700 makes grey of noise that is said to be of 20."""
+    job = tiny_stage.job(tmp_path)
+    svd = Trained(Objective(), Levels("karras", 25, 0.002, 700.0), fps_less=1.0)
+    tensors = build(job, PackedDataset.open(job.dataset)).network.state_dict()
+    names = [tmp_path / name for name in ("imported", "first", "second")]
+    origin: dict[str, Any] = {"imported": "theirs", "trained": asdict(svd)}
+    for folder in names:
+        save_weights(folder / WEIGHTS, Weights(job.recipe.network, tensors, torch.zeros(255), origin))
+        origin = json.loads(json.dumps(replace(job, init_from=str(folder)).describe()))
+        trained = Trained.of(origin)
+        assert (trained.levels, trained.fps_less) == (svd.levels, 0.0)
+    other = replace(job.recipe, objective=Objective("v"))
+    assert replace(job, recipe=other, init_from=str(names[0])).describe()["levels"] is None
+    assert Trained.of(job.describe()).levels == Levels()
+
+
 def test_an_import_may_learn_another_objective_and_that_is_said(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -273,6 +290,8 @@ def test_what_is_exported_says_what_it_was_trained_to_say(tmp_path: Path, object
     import_weights(tmp_path / "out", tmp_path / "again")
     found = Trained.of(load_weights(tmp_path / "again").origin)
     assert found.objective == objective
+    ends = [(trained.levels.sigma_min, trained.levels.sigma_max) for trained in (found, Trained.of(origin))]
+    assert ends[0] == ends[1], "it is sampled there from the level that it is sampled from here"
     flow = origin | {"recipe": {"objective": asdict(Objective("flow"))}}
     save_weights(tmp_path / "run" / WEIGHTS, Weights(config, tensors, torch.zeros(255), flow))
     with pytest.raises(WeightsError, match="trained with objective flow, for which"):

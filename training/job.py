@@ -10,8 +10,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from training.checkpoints import DONE, WEIGHTS, file_sha256
+from training.checkpoints import DONE, WEIGHTS, file_sha256, read_origin
 from training.recipe import Recipe
+from training.trained import levels_of
 from warehouse.errors import CutroomError, SettingsError
 from warehouse.reader import PackedDataset
 
@@ -35,7 +36,8 @@ class Job:
 
     def describe(self) -> dict[str, Any]:
         """The job by content: recipe, digest of the dataset, of the earlier weights, and of all three; and beside it what
-        the dataset says of how its clips were encoded, for those who have the run alone.
+        the dataset says of how its clips were encoded, and earlier weights of how they are sampled, for those who have the
+        run alone.
         """
         manifest = PackedDataset.open(self.dataset).manifest
         init = None if self.init_from is None else weights_file(self.init_from)
@@ -46,7 +48,8 @@ class Job:
         }
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
         paths = {"dataset": self.dataset, "init_from": self.init_from}
-        return content | {"digest": digest, "encoding": manifest.encoding, "paths": paths}
+        levels = None if init is None else levels_of(read_origin(init), self.recipe.objective)
+        return content | {"digest": digest, "encoding": manifest.encoding, "levels": levels, "paths": paths}
 
 
 def weights_file(path: str) -> Path:

@@ -144,7 +144,7 @@ def to_scheduler(trained: Trained) -> dict[str, Any]:
     objective, levels = trained.objective, trained.levels
     if objective.name == "edm":
         told = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1}
-        ends = {"sigma_min": _SVD.levels.sigma_min, "sigma_max": _SVD.levels.sigma_max}
+        ends = {"sigma_min": levels.sigma_min, "sigma_max": levels.sigma_max}
         return {
             **told,
             **ends,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -16,6 +16,8 @@ from training.recipe import with_settings
 from warehouse.errors import SettingsError
 
 Spacing = Literal["karras", "leading", "trailing", "linspace", "times"]
+LEVELS = "levels"
+"""Where a run says those that it kept of the weights that it started from."""
 TRAINED = "trained"
 """Where an import says it in `training.checkpoints.Weights.origin`; a run's own recipe says it there too."""
 
@@ -98,10 +100,24 @@ class Trained:
 
     @classmethod
     def of(cls, origin: Mapping[str, Any]) -> Trained:
-        """What an import or a run says of itself."""
+        """What an import or a run says of itself. A run from imported weights is sampled over their levels, as SVD's
+        from 700 on.
+        """
         if TRAINED in origin:
             return with_settings(cls(), origin[TRAINED], TRAINED)
         recipe = origin.get("recipe", {})
         said = {name: recipe[name] for name in ("objective", "single_frames") if name in recipe}
         trained = with_settings(cls(), said, "recipe")
-        return replace(trained, levels=Levels.of(trained.objective))
+        levels = with_settings(Levels.of(trained.objective), origin.get(LEVELS) or {}, LEVELS)
+        return replace(trained, levels=levels)
+
+
+def levels_of(origin: Mapping[str, Any], objective: Objective) -> dict[str, Any] | None:
+    """What a stage with this objective keeps of the levels of the weights that it starts from; None for its own.
+
+    Weights that were imported have levels, and so have runs that began with such.
+    """
+    had = Trained.of(origin).objective
+    if any(getattr(had, name) != getattr(objective, name) for name in ("name", "betas", "zero_terminal_snr")):
+        return None
+    return asdict(Trained.of(origin).levels) if TRAINED in origin else origin.get(LEVELS)
