@@ -29,6 +29,7 @@ from models.networks import NETWORKS
 from models.transformers import DiffusionTransformer, TransformerConfig
 from models.unet_config import to_diffusers
 from models.video_unet import VideoUNet
+from models.weight_names import read_weights
 
 TOKENS = 77
 
@@ -175,7 +176,7 @@ def _alike(ours: nn.Module, theirs: nn.Module, layout: layouts.Layout) -> None:
         ):  # DiT has one embedding, of which diffusers keeps a copy in every block
             block.norm1.emb.load_state_dict(theirs.transformer_blocks[0].norm1.emb.state_dict())
             block.norm1.emb.time_proj.downscale_freq_shift = 0
-    layouts.read_weights(ours, theirs.state_dict(), layout)
+    read_weights(ours, theirs.state_dict(), layout)
 
 
 def passes(run: Callable[[], Tensor], network: nn.Module) -> None:

@@ -1,5 +1,5 @@
 """Names of an autoencoder's weights in files of Stable Diffusion and Stable Video Diffusion, beside diffusers' (see
-`models.layouts`; the networks here are diffusers' own classes, so theirs are "ours").
+`models.weight_names`; the networks here are diffusers' own classes, so theirs are "ours").
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from models.latent_scaling import scale_in_file
-from models.layouts import Layout, read_weights
+from models.weight_names import Layout, read_weights
 from warehouse.errors import WeightsError
 
 ORIGINAL_KINDS = ("AutoencoderKL", "AutoencoderKLTemporalDecoder")

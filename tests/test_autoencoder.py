@@ -16,7 +16,7 @@ from curation.reel.sample_reel import random_shots, render
 from models import autoencoder as module
 from models.autoencoder import load_autoencoder
 from models.autoencoder_layouts import autoencoder_original
-from models.layouts import write_weights
+from models.weight_names import write_weights
 from warehouse.errors import InputError, WeightsError
 
 SMALL_KL = {

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from flows.cli_weights import import_weights as command
 from models import layouts
 from models.autoencoder import load_autoencoder
-from models.layouts import write_weights
 from models.networks import NETWORKS
 from models.transformers import DiffusionTransformer, TransformerConfig
+from models.weight_names import write_weights
 from tests.test_sample import Letters
 from tests.test_transformers import inputs, randomised
 from training.checkpoints import load_weights

@@ -16,7 +16,7 @@ from flows.plans import settings_of
 from models.autoencoder import load_autoencoder
 from models.autoencoder_layouts import autoencoder_original
 from models.latent_scaling import scaling_of
-from models.layouts import write_weights
+from models.weight_names import write_weights
 from tasks.encoding import EncodeConfig, LatentWork
 from tests.test_autoencoder import SMALL_COG, SMALL_KL, SMALL_TEMPORAL, SMALL_TINY, SMALL_WAN, frames
 from warehouse.plan import FACTS, Plan, resolve_keys

@@ -14,8 +14,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.layouts import pixart_original, stdit3_original, write_weights
+from models.layouts import pixart_original, stdit3_original
 from models.transformers import DiffusionTransformer
+from models.weight_names import write_weights
 from tests.small_networks import SMALL_NETWORKS, inputs_of, randomised
 
 HEADS = 4

@@ -19,10 +19,11 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from flows.sample import sample
 from models.counting import network_of
-from models.layouts import unet_diffusers, write_weights
+from models.layouts import unet_diffusers
 from models.networks import NETWORKS
 from models.samplers import initial_latents
 from models.unet_config import to_diffusers
+from models.weight_names import write_weights
 from training.checkpoints import WEIGHTS, Weights, load_weights, read_origin, save_weights
 from training.draws import generator
 from training.imported import import_weights

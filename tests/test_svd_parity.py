@@ -12,9 +12,10 @@ from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 from torch import nn
 
 from models.conditioning import Conditioning
-from models.layouts import read_weights, unet_diffusers, unet_original, write_weights
+from models.layouts import unet_diffusers, unet_original
 from models.networks import NETWORKS, build
 from models.video_unet import VideoUNet, VideoUNetConfig, is_temporal
+from models.weight_names import read_weights, write_weights
 from training.checkpoints import Weights, start_from
 from warehouse.errors import WeightsError
 

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from models.attention import Attention
-from models.layouts import pixart_diffusers, pixart_original, read_weights, stdit3_original, write_weights
+from models.layouts import pixart_diffusers, pixart_original, stdit3_original
 from models.networks import NETWORKS, build, describe
 from models.positions import rotary_angles, volume
 from models.transformer_blocks import Heard, over_skips, skipped, unskipped
 from models.transformers import DiffusionTransformer
+from models.weight_names import read_weights, write_weights
 from tests.small_networks import SMALL_NETWORKS, inputs_of, randomised
 from warehouse.errors import InputError
 

@@ -12,18 +12,10 @@ from torch import Tensor, nn
 
 from models import layouts
 from models.conditioning import Conditioning, drop_text, stack, without_text
-from models.layouts import (
-    Layout,
-    dit_diffusers,
-    dit_original,
-    latte_t2v_diffusers,
-    pixart_diffusers,
-    pixart_original,
-    read_weights,
-    write_weights,
-)
+from models.layouts import dit_diffusers, dit_original, latte_t2v_diffusers, pixart_diffusers, pixart_original
 from models.networks import NETWORKS, build, describe
 from models.transformers import DiffusionTransformer, TransformerConfig
+from models.weight_names import Layout, read_weights, write_weights
 from warehouse.errors import InputError, WeightsError
 
 LATENT = (3, 8, 8)

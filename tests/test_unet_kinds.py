@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from models.blocks import FrameConv
-from models.layouts import read_weights, unet_diffusers, write_weights
+from models.layouts import unet_diffusers
 from models.networks import NETWORKS, build
 from models.video_unet import VideoUNet, is_temporal
+from models.weight_names import read_weights, write_weights
 from tests.small_networks import SMALL_NETWORKS, inputs_of, randomised
 from training.checkpoints import Weights, start_from
 

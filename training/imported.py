@@ -16,12 +16,13 @@ from torch import Tensor
 from models import layouts
 from models.conditioning import NUM_MOTION_BUCKETS
 from models.counting import network_of
-from models.layouts import Layout, Report, known_names, read_weights, unet_diffusers, unet_original
+from models.layouts import unet_diffusers, unet_original
 from models.networks import NETWORKS, NetworkConfig
 from models.tensor_files import load_tensors
 from models.transformer_folders import CLASSES, transformer_from_diffusers
 from models.unet_config import from_diffusers
 from models.video_unet import VideoUNetConfig
+from models.weight_names import Layout, Report, known_names, read_weights
 from training.checkpoints import WEIGHTS, Weights, save_weights
 from training.publish import UNET_PREFIX
 from training.published import trained_as

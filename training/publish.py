@@ -15,9 +15,10 @@ from safetensors.torch import save_file
 
 from models.autoencoder_layouts import ORIGINAL_KINDS, autoencoder_original
 from models.latent_scaling import SCALE
-from models.layouts import unet_diffusers, unet_original, write_weights
+from models.layouts import unet_diffusers, unet_original
 from models.unet_config import check_original, to_diffusers
 from models.video_unet import VideoUNetConfig
+from models.weight_names import write_weights
 from training.checkpoints import Weights, load_weights, place, place_folder
 from training.published import to_scheduler
 from training.trained import Trained
@@ -100,8 +101,8 @@ def _load_unet(run: Path) -> Weights:
     weights = load_weights(run)
     if not isinstance(weights.config, VideoUNetConfig):
         raise WeightsError(
-            f"{run} holds a diffusion transformer: expected a UNet; `models.layouts.write_weights` writes transformers in "
-            f"the layouts that `cutroom networks` lists for them"
+            f"{run} holds a diffusion transformer: expected a UNet; `models.weight_names.write_weights` writes "
+            f"transformers in the layouts that `cutroom networks` lists for them"
         )
     return weights
 
