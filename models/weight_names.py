@@ -98,7 +98,7 @@ def _parts(name: str, value: Tensor, ours: tuple[str, ...]) -> tuple[Tensor, ...
             f"{name} has shape {tuple(value.shape)}, expected a first axis in {len(ours)} equal parts: "
             f"{', '.join(ours)}; the file is damaged, or of a network with another configuration"
         )
-    return value.chunk(len(ours))
+    return value.chunk(len(ours)) if len(ours) > 1 else (value,)
 
 
 def _check_shape(name: str, part: Tensor, target: str, shape: torch.Size) -> None:

@@ -234,6 +234,13 @@ def test_a_fused_weight_that_cannot_be_parted_is_named(damaged: Tensor) -> None:
         read_weights(ours, written, layout)
 
 
+def test_a_number_in_place_of_a_weight_is_named():
+    ours, layout = DiffusionTransformer(STDIT), pixart_original(STDIT)
+    written = write_weights(ours, layout, LATENT) | {"blocks.0.attn.proj.weight": torch.tensor(1.0)}
+    with pytest.raises(WeightsError, match=r"attn\.proj\.weight has shape \(\), expected \(48, 48\)"):
+        read_weights(ours, written, layout)
+
+
 def names_of_dit(depth: int) -> set[str]:
     """Of the state of DiT as its authors publish it; Latte's, without classes, has `temp_embed` besides."""
     modules = ["x_embedder.proj", "t_embedder.mlp.0", "t_embedder.mlp.2", "final_layer.linear"]
