@@ -12,6 +12,7 @@ import typer
 
 from flows import console
 from flows.console import Config, Json, RetryFailed, Set, Warehouse, Workers
+from warehouse.run_folder import DONE
 
 RecipeSet = Annotated[
     list[str] | None,
@@ -98,7 +99,6 @@ def train(
     """Train a stage, and before it whatever it builds on that is not there yet."""
     from flows.settings import TrainParams, load_settings
     from flows.train import FLOWS, train_to
-    from training.checkpoints import DONE
     from training.recipe import parse_setting
     from training.recipes import recipe_from
 

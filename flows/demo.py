@@ -24,6 +24,7 @@ from tasks.progress import Progress, note
 from tasks.sampling import Sampled, sample_run
 from tasks.tracking import step
 from training.sample_settings import Sampling
+from warehouse.run_folder import SAMPLES
 
 NUM_SAMPLES = 64
 REEL_SETTINGS: dict[str, Any] = {
@@ -77,7 +78,7 @@ def demo(params: DemoParams = DemoParams()) -> Demo:  # noqa: B008 (frozen)
     runs = train_chain(STAGES, flags)
     settings, store, plan = current_settings(flags)
     prompts = captions(store, plan, NUM_SAMPLES) if params.videos else reel_prompts(NUM_SAMPLES)
-    samples = runs[-1] / "samples"
+    samples = runs[-1] / SAMPLES
     sampled = sample_run(runs[-1], prompts, settings.encode, samples, seed=0, sampling=Sampling(num_steps=16))
     right = None if params.videos else judge(sampled)
     report = write_report(settings.warehouse, out / "report.html", runs, "Cutroom demo")

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from screen.report import build_report
-from warehouse.descendants import RUN
 from warehouse.errors import SettingsError
 from warehouse.ledger import Ledger
 from warehouse.plan import Plan
+from warehouse.run_folder import RUN
 from warehouse.store import Store
 
 

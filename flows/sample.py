@@ -13,11 +13,12 @@ from flows.settings import TrainSettings, load_settings, validate
 from flows.train import runs_folder
 from tasks.encoding import EncodeConfig
 from tasks.sampling import PLAIN, EveryVideo, Sampled, sample_run
-from training.checkpoints import DONE, read_origin
+from training.checkpoints import read_origin
 from training.sample_settings import Sampling
 from warehouse.errors import SettingsError
 from warehouse.ledger import Ledger
 from warehouse.plan import Plan
+from warehouse.run_folder import DONE, SAMPLES
 from warehouse.store import Store
 
 
@@ -45,7 +46,7 @@ def sample(
     if not prompts:
         store = Store(settings.warehouse)
         prompts = captions(store, Plan.load(store), count)
-    folder = out or run / "samples"
+    folder = out or run / SAMPLES
     return sample_run(
         run, list(prompts), encode, folder, seed=seed, sampling=sampling or Sampling(), every=every
     )

@@ -26,8 +26,9 @@ from training.sample import sample_videos
 from training.sample_settings import Numbers, Sampling, VideoShape
 from training.trained import Trained
 from warehouse.errors import InputError, SettingsError
+from warehouse.run_folder import PROMPTS
 
-SHEET, PROMPTS = "sheet.png", "prompts.json"
+SHEET = "sheet.png"
 _OURS = re.compile(r"(\d{3,}\.mp4|sheet\.png)(\.tmp)?|prompts\.json")
 
 

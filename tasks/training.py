@@ -14,9 +14,9 @@ from prefect.logging import get_run_logger
 from tasks import artifacts
 from tasks.progress import Progress, note
 from tasks.tracking import in_flow_run, step
-from training.checkpoints import METRICS
 from training.job import Job, TrainingError
 from training.launch import launch, run_folder
+from warehouse.run_folder import METRICS
 
 LOG_INTERVAL_S = 10.0
 """Least time between two lines about steps in Prefect's log, each of which is a row in its database."""

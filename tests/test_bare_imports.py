@@ -20,7 +20,7 @@ models.samplers models.text_encoder models.unet_modules models.video_unet
 training.__main__ training.callbacks training.checkpoints training.data training.draws training.ema
 training.evaluate training.job training.launch training.module training.recipe training.recipes
 training.sample training.sample_settings training.schedule training.stage training.stop training.tether
-warehouse.manifest warehouse.order warehouse.pack warehouse.reader
+warehouse.manifest warehouse.order warehouse.pack warehouse.reader warehouse.run_folder
 """
 
 SCRIPT = """

@@ -17,7 +17,8 @@ from test_cli import Run, run
 from curation.pipeline import make_plan
 from flows.settings import load_settings
 from models.video_unet import VideoUNet, VideoUNetConfig
-from training.checkpoints import WEIGHTS, Weights, load_weights, save_weights
+from training.checkpoints import Weights, load_weights, save_weights
+from warehouse.run_folder import WEIGHTS
 from warehouse.store import Store
 
 __all__ = ["run"]

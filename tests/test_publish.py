@@ -26,12 +26,13 @@ from models.networks import NETWORKS
 from models.samplers import SAMPLERS
 from models.unet_config import from_diffusers, to_diffusers
 from models.video_unet import VideoUNet, VideoUNetConfig
-from training.checkpoints import WEIGHTS, Weights, load_weights, save_weights
+from training.checkpoints import Weights, load_weights, save_weights
 from training.imported import import_weights
 from training.publish import export_diffusers, export_original
 from training.sample_settings import Sampling
 from training.trained import Trained
 from warehouse.errors import WeightsError
+from warehouse.run_folder import WEIGHTS
 
 SMALL_TEMPORAL = {"down_block_types": ("DownEncoderBlock2D",) * 2, "block_out_channels": (32, 32)}
 SMALL = {"width": 32, "multipliers": (1, 2), "attention": (True, False), "group_channels": 1}

@@ -24,7 +24,7 @@ from models.networks import NETWORKS
 from models.samplers import initial_latents
 from models.unet_config import to_diffusers
 from models.weight_names import write_weights
-from training.checkpoints import WEIGHTS, Weights, load_weights, read_origin, save_weights
+from training.checkpoints import Weights, load_weights, read_origin, save_weights
 from training.draws import generator
 from training.imported import import_weights
 from training.objective import Objective
@@ -35,6 +35,7 @@ from training.stage import build
 from training.trained import Levels, Trained
 from warehouse.errors import WeightsError
 from warehouse.reader import PackedDataset
+from warehouse.run_folder import WEIGHTS
 
 __all__ = ["run"]
 

@@ -14,9 +14,10 @@ from tiny_run import train_two_stages
 from warehouse_builder import build_warehouse
 
 from screen.report.training import read_runs
-from tasks.sampling import PROMPTS, SHEET
+from tasks.sampling import SHEET
 from warehouse.errors import CutroomError
 from warehouse.ledger import Ledger
+from warehouse.run_folder import PROMPTS
 
 __all__ = ["ledger"]
 

@@ -16,10 +16,11 @@ from curation.captions.cleaning import CleaningConfig
 from flows.sample import encode_of
 from models.text_encoder import load_text_encoder
 from tasks.encoding import EncodeConfig
-from tasks.sampling import PROMPTS, Sampled, _warn_of_cut, sample_run
-from training.checkpoints import WEIGHTS, load_weights, save_weights
+from tasks.sampling import Sampled, _warn_of_cut, sample_run
+from training.checkpoints import load_weights, save_weights
 from training.prompts import read_prompt
 from training.sample_settings import Sampling
+from warehouse.run_folder import PROMPTS, WEIGHTS
 
 __all__ = ["run", "trained"]
 

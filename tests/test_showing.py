@@ -18,7 +18,7 @@ from models.samplers import initial_latents
 from models.video_unet import VideoUNet, VideoUNetConfig
 from tests.test_publish import VIDEO, pipeline_latents, save_image_encoder, save_run
 from tests.test_sample import CONFIG, Letters
-from training.checkpoints import WEIGHTS, Weights, load_weights, save_weights
+from training.checkpoints import Weights, load_weights, save_weights
 from training.draws import generator
 from training.encoders import Encoders
 from training.imported import import_weights
@@ -29,6 +29,7 @@ from training.sample import TrainedNetwork, sample_latents, sample_videos
 from training.sample_settings import Numbers, Sampling, VideoShape
 from training.trained import TRAINED, Levels, Trained
 from warehouse.errors import SettingsError
+from warehouse.run_folder import WEIGHTS
 
 FIRST = replace(CONFIG, condition_channels=4, num_numbers=3)
 ENDS = replace(FIRST, missing_size=(2, 2))

@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from torch.func import functional_call
 
-from training.checkpoints import METRICS, checkpoint_path, forget_old_checkpoints, place, seal_checkpoint
+from training.checkpoints import checkpoint_path, forget_old_checkpoints, place, seal_checkpoint
 from training.data import Batch
 from training.evaluate import BucketLoss, held_out_losses
 from training.job import TrainingError
@@ -21,6 +21,7 @@ from training.module import LatentDiffusion
 from training.objective import prediction_of
 from training.recipe import Recipe
 from training.stop import StopRequest
+from warehouse.run_folder import METRICS
 
 Emit = Callable[[dict[str, Any]], None]
 

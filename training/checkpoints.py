@@ -32,8 +32,8 @@ from models.networks import NetworkConfig
 from models.video_unet import VideoUNetConfig, is_temporal, widened
 from training.recipe import network_with
 from warehouse.errors import SettingsError, WeightsError
+from warehouse.run_folder import WEIGHTS
 
-WEIGHTS, DONE, RUN, METRICS = "weights.safetensors", "done.json", "run.json", "metrics.jsonl"
 FORMAT = "1"
 
 log = logging.getLogger(__name__)

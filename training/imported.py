@@ -23,11 +23,12 @@ from models.transformer_folders import CLASSES, transformer_from_diffusers
 from models.unet_config import from_diffusers
 from models.video_unet import VideoUNetConfig
 from models.weight_names import Layout, Report, known_names, read_weights
-from training.checkpoints import WEIGHTS, Weights, save_weights
+from training.checkpoints import Weights, save_weights
 from training.publish import UNET_PREFIX
 from training.published import trained_as
 from training.trained import TRAINED
 from warehouse.errors import WeightsError
+from warehouse.run_folder import WEIGHTS
 
 _PARTS = ("unet", "transformer")
 """Folders of networks in a pipeline of diffusers."""

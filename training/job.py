@@ -10,11 +10,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from training.checkpoints import DONE, WEIGHTS, file_sha256, read_origin
+from training.checkpoints import file_sha256, read_origin
 from training.recipe import Recipe
 from training.trained import levels_of
 from warehouse.errors import CutroomError, SettingsError
 from warehouse.reader import PackedDataset
+from warehouse.run_folder import DONE, WEIGHTS
 
 # Exit codes of the training program.
 EXIT_DONE, EXIT_FAILED, EXIT_WRONG_SETTING, EXIT_STOPPED = 0, 1, 2, 75

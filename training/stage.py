@@ -20,9 +20,6 @@ from models.recompute import use_recompute
 from models.video_unet import VideoUNetConfig
 from training.callbacks import Checkpoints, Emit, Evaluation, Progress, Recorder
 from training.checkpoints import (
-    DONE,
-    RUN,
-    WEIGHTS,
     Weights,
     file_sha256,
     load_for_resume,
@@ -41,6 +38,7 @@ from training.stop import StopRequest
 from training.trained import TRAINED, Trained
 from warehouse.errors import SettingsError
 from warehouse.reader import PackedDataset
+from warehouse.run_folder import DONE, RUN, WEIGHTS
 
 log = logging.getLogger(__name__)
 

@@ -7,10 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from warehouse.manifest import MANIFEST, TRAIN, Manifest, parse_manifest
+from warehouse.run_folder import DONE, RUN
 from warehouse.store import Store
-
-RUN, DONE = "run.json", "done.json"
-"""Files of a training run's folder: what it is trained on, and its end."""
 
 
 def datasets_with(store: Store, clip_id: str) -> Iterator[dict[str, Any]]:

@@ -13,8 +13,8 @@ from markupsafe import Markup
 from screen.report.charts import Series, line_chart, short
 from screen.report.pictures import Picture, data_uri, thumbnail
 from warehouse.errors import CutroomError
+from warehouse.run_folder import DONE, METRICS, PROMPTS, RUN, SAMPLES
 
-RUN, METRICS, DONE, SAMPLES, PROMPTS = "run.json", "metrics.jsonl", "done.json", "samples", "prompts.json"
 MAX_VIDEOS, MAX_VIDEO_BYTES = 8, 200_000
 SHEET_PX = 1024
 
