@@ -261,10 +261,9 @@ class HashWork:
         try:
             video_id = content_hash(open_source(given["uri"]))
             unchanged = is_unchanged(given["uri"], given["source_id"])
-        except MediaError as error:
-            return row | settled(attempt, "failed", error.cause, error.detail)
-        except OSError as error:
-            return row | settled(attempt, "failed", "io_error", str(error))
+        except (MediaError, OSError) as error:
+            failed = MediaError.of(error)
+            return row | settled(attempt, "failed", failed.cause, failed.detail)
         if not unchanged:
             return row | settled(attempt, "failed", "changed", CHANGED)
         return row | {"video_id": video_id, "duration_s": self._duration_s(given["uri"])} | settled(attempt)

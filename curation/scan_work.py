@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from curation.cuts.boundaries import Cut, CutConfig, merge_cuts
+from curation.cuts.boundaries import CutConfig, merge_cuts
 from curation.cuts.changes import Measure
 from curation.cuts.clips import ClipConfig, Span, spans
 from curation.cuts.detectors import MEASURES, LevelScores, Signals
@@ -62,7 +62,7 @@ class ScanWork:
             check_holds(uri, video_id, source_id)
         except (MediaError, OSError) as error:
             outputs.clear()  # frames of the grid that came before it failed
-            outputs.append("videos", [row | _failure(error, spent + 1)])
+            outputs.append("videos", [row | _failure(MediaError.of(error), spent + 1)])
             return
         spool.flush()
         outputs.append("frame_scores", list(signal_rows(video_id, result.signals)))
@@ -70,9 +70,7 @@ class ScanWork:
         outputs.append("videos", [row | video_columns(result) | settled(spent + 1)])
 
 
-def _failure(error: MediaError | OSError, attempt: int) -> dict[str, Any]:
-    if isinstance(error, OSError):
-        return settled(attempt, "failed", "io_error", str(error))
+def _failure(error: MediaError, attempt: int) -> dict[str, Any]:
     state = "skipped" if error.cause.startswith("limit_") else "failed"
     return settled(attempt, state, error.cause, error.detail)
 
@@ -221,17 +219,12 @@ class CutWork:
             rows = clip_rows(videos[video_id], signals, spans(signals, cuts, self.clips))
             outputs.append("clips", [r | settled(1, *_state(r.pop("reason"))) for r in rows])
             span_ids = [r["clip_id"] for r in rows]
-            row = {"video_id": video_id, "cuts": [cut_struct(c) for c in cuts], "span_ids": span_ids}
+            row = {"video_id": video_id, "cuts": [asdict(c) for c in cuts], "span_ids": span_ids}
             outputs.append("cuts", [row | settled(spent + 1)])
 
 
 def _state(reason: str | None) -> tuple[str, str | None]:
     return ("skipped", reason) if reason else ("done", None)
-
-
-def cut_struct(cut: Cut) -> dict[str, Any]:
-    """A cut as `cuts.cuts` holds it."""
-    return asdict(cut)
 
 
 def clip_rows(video: Mapping[str, Any], signals: Signals, found: list[Span]) -> list[dict[str, Any]]:

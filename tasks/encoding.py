@@ -200,8 +200,8 @@ class LatentWork:
             source = open_source(find_source(ledger, shard, video_id))
             pixels = read_clips(source, wanted, size, self.limits)
         except (MediaError, OSError) as error:
-            cause = getattr(error, "cause", "io_error")
-            return rows + [{"clip_id": c} | settled(1, "failed", cause, str(error)) for c in wanted]
+            failed = MediaError.of(error)
+            return rows + [{"clip_id": c} | settled(1, "failed", failed.cause, failed.detail) for c in wanted]
         return rows + [self._encode(c, pixels[c], wanted[c]) | settled(1) for c in wanted]
 
     def _sample(

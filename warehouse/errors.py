@@ -33,6 +33,11 @@ class MediaError(CutroomError):
         self.cause = cause
         self.detail = message
 
+    @classmethod
+    def of(cls, error: Exception) -> MediaError:
+        """`error` itself; any other, such as an OSError, as one of cause ``io_error``, which may pass."""
+        return error if isinstance(error, MediaError) else cls("io_error", str(error))
+
     def __reduce__(self) -> tuple[type[MediaError], tuple[str, str]]:
         return type(self), (self.cause, self.detail)
 

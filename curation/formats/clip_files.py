@@ -55,10 +55,8 @@ def write_clips(
     error: MediaError | None = None
     try:
         _feed(uri, clips, limits, open_sink, counts)
-    except MediaError as failed:
-        error = failed
-    except OSError as failed:
-        error = MediaError("io_error", str(failed))
+    except (MediaError, OSError) as failed:
+        error = MediaError.of(failed)
     for clip in clips:
         found = counts[clip.clip_id]
         changed = MediaError("changed", f"{found} of {clip.num_frames} frames found; was the file replaced?")

@@ -218,7 +218,7 @@ def _made(clips: Sequence[Clip], settings: FileSettings, limits: MediaLimits, pl
     try:
         check_holds(clips[0].uri, clips[0].video_id)
     except (MediaError, OSError) as error:
-        failed = error if isinstance(error, MediaError) else MediaError("io_error", str(error))
+        failed = MediaError.of(error)
         return iter([(clip, failed) for clip in clips])
     return _WRITERS[settings.mode](clips, settings, limits, place)
 

@@ -147,8 +147,8 @@ def _media(
         try:
             check_holds(uri, video_id)
         except (MediaError, OSError) as error:
-            cause = getattr(error, "cause", "io_error")
-            failed += [unusable(c, cause, f"{uri}: {error}") for c in of_video]
+            refused = MediaError.of(error)
+            failed += [unusable(c, refused.cause, f"{uri}: {refused.detail}") for c in of_video]
             continue
         for clip, error in write_clips(uri, of_video, limits, _opener(media, target.folder)):
             place = _place(media, clip)

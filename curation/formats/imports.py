@@ -159,10 +159,9 @@ def _film(store: Store, entry: Entry, fps: float) -> str | _Unusable:
         if entry.inside:
             return film_inside(store, *entry.inside, Path(entry.path or "").suffix.lower())
         return film_of_frames(store, entry.frames, fps)
-    except MediaError as error:
-        return _Unusable("failed", error.cause, error.detail)
-    except OSError as error:
-        return _Unusable("failed", "io_error", str(error))
+    except (MediaError, OSError) as error:
+        failed = MediaError.of(error)
+        return _Unusable("failed", failed.cause, failed.detail)
 
 
 def _place(entry: Entry, own: Path, root: Path | None) -> str | _Unusable:

@@ -82,7 +82,7 @@ def copy_clips(
         chosen = {c.clip_id: choose(packets, c.start_pts, c.end_pts) for c in clips}
         _write(uri, clips, chosen, limits, place, packets)
     except (MediaError, OSError, av.FFmpegError) as error:
-        failed = error if isinstance(error, MediaError) else MediaError("io_error", str(error))
+        failed = MediaError.of(error)
         yield from ((clip, failed) for clip in clips)
         return
     for clip in clips:
