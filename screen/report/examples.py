@@ -110,13 +110,14 @@ def examples(ledger: Ledger, clips: Judged, spans: pl.DataFrame, videos: pl.Data
     by_video = {v["video_id"]: v for v in shown.to_dicts()}
     pictures = _pictures(ledger, chosen, by_video)
     captions = _captions(ledger, chosen, by_video)
+    thresholds = {t.score: t for t in clips.thresholds}
     rules = [outcome(t, chosen).alias(t.score) for t in clips.thresholds]
-    views = {
-        row["clip_id"]: _view(
-            row, by_video[row["video_id"]], pictures, captions, clips.thresholds, passed, ledger
-        )
-        for row, passed in zip(chosen.to_dicts(), chosen.select("clip_id", *rules).to_dicts(), strict=True)
-    }
+    names = [n for n in dict.fromkeys((*thresholds, *shown_scores(ledger))) if n != "duration"]
+    views = {}
+    for row, passed in zip(chosen.to_dicts(), chosen.select("clip_id", *rules).to_dicts(), strict=True):
+        chips = [_chip(n, row.get(n), thresholds.get(n), passed.get(n)) for n in names]
+        video, reason = by_video[row["video_id"]], _reason(row, thresholds)
+        views[row["clip_id"]] = _view(row, video, pictures, captions[row["clip_id"]], chips, reason)
     return Examples(tuple(views[i] for i in kept["clip_id"]), tuple(views[i] for i in rejected["clip_id"]))
 
 
@@ -165,14 +166,11 @@ def _view(
     clip: Mapping[str, Any],
     video: Mapping[str, Any],
     pictures: Mapping[FrameId, Picture],
-    captions: Mapping[str, list[Caption]],
-    thresholds: Sequence[Threshold],
-    passed: Mapping[str, bool | None],
-    ledger: Ledger,
+    captions: Sequence[Caption],
+    chips: Sequence[ScoreChip],
+    reason: str | None,
 ) -> ClipView:
     tick_s = video["time_base_num"] / video["time_base_den"]
-    by_score = {t.score: t for t in thresholds}
-    ordered = [*by_score, *(n for n in shown_scores(ledger) if n not in by_score)]
     return ClipView(
         clip_id=clip["clip_id"],
         name=name_of(video["uri"]),
@@ -183,14 +181,10 @@ def _view(
             ((p - video["start_pts"]) * tick_s, pictures[video["video_id"], p])
             for p in _frames_of(clip, video)
         ),
-        captions=tuple(captions[clip["clip_id"]]),
-        chips=tuple(
-            _chip(name, clip.get(name), by_score.get(name), passed.get(name))
-            for name in ordered
-            if name != "duration"
-        ),
+        captions=tuple(captions),
+        chips=tuple(chips),
         rejected_by=clip["rejected_by"],
-        reason=_reason(clip, by_score),
+        reason=reason,
     )
 
 
