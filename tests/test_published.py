@@ -206,6 +206,23 @@ def test_a_scheduler_that_no_objective_here_is_like_is_refused(changes: dict, me
         of_scheduler(V2 | changes, IMAGES)
 
 
+@pytest.mark.parametrize("spacing", ["leading", "trailing"])
+def test_levels_are_those_of_the_steps_that_diffusers_visits(spacing: str) -> None:
+    objective, offset = Objective("v", "scaled_linear"), int(spacing == "leading")
+    settings = {**SCALED, "timestep_spacing": spacing, "steps_offset": offset}
+    scheduler = diffusers.DDIMScheduler(**settings)
+    for num_steps in (
+        *range(2, 48),
+        50,
+        100,
+        250,
+        500,
+    ):  # of 48 and 61, diffusers' own steps slip by rounding
+        scheduler.set_timesteps(num_steps)
+        found = Levels(spacing, num_steps, steps_offset=offset).sigmas(objective)[:-1]
+        assert torch.equal(found, objective.steps.sigmas[scheduler.timesteps]), num_steps
+
+
 def test_weights_that_do_not_tell_must_be_told_of(tmp_path: Path) -> None:
     save_run(tmp_path / "run", IMAGES)
     export_diffusers(tmp_path / "run", tmp_path / "pipeline")

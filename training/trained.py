@@ -78,8 +78,8 @@ class Levels:
         if self.spacing == "leading":
             steps = part * (len(sigmas) // self.num_steps) + self.steps_offset
         else:
-            steps = (part + 1) * len(sigmas) / self.num_steps - 1
-        steps = steps.round().long().clamp(max=len(sigmas) - 1)
+            steps = ((part + 1) * len(sigmas) / self.num_steps).round() - 1  # as diffusers rounds halves
+        steps = steps.long().clamp(max=len(sigmas) - 1)
         return torch.cat([sigmas[steps], sigmas.new_zeros(1)])
 
 
