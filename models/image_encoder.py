@@ -23,6 +23,11 @@ class ImageEncoder:
         self.width: int = network.config.projection_dim
         self.digest = weights_digest(network, side=self.side)
 
+    def to(self, device: torch.device | str) -> ImageEncoder:
+        """Move the weights; returns itself."""
+        self.network.to(device)
+        return self
+
     @torch.no_grad()
     def encode(self, x_BCHW: Tensor) -> Tensor:
         """Tokens (B, 1, D) float32 of RGB pictures in [-1, 1], which are stretched to a square: nothing is cropped.

@@ -118,7 +118,8 @@ def load_image_side(config: EncodeConfig) -> Any:
 
     subfolder, together = config.autoencoder_subfolder or None, config.decode_frames
     with _as_setting("decode_frames"):
-        return load_autoencoder(config.autoencoder, subfolder=subfolder, decode_frames=together)
+        loaded = load_autoencoder(config.autoencoder, subfolder=subfolder, decode_frames=together)
+    return _placed(loaded, config.autoencoder)
 
 
 def load_text_side(config: EncodeConfig) -> Any:
@@ -128,13 +129,25 @@ def load_text_side(config: EncodeConfig) -> Any:
     from models.text_encoder import load_text_encoder
 
     with _as_setting("max_length or encode.text_dtype"):
-        return load_text_encoder(
+        loaded = load_text_encoder(
             config.text_encoder,
             subfolder=config.text_subfolder,
             tokenizer_subfolder=config.tokenizer_subfolder,
             max_length=config.max_length,
             dtype=getattr(torch, config.text_dtype),
         )
+    return _placed(loaded, config.text_encoder)
+
+
+def _runs_on(name: str) -> RunsOn:
+    """The embedded models are small enough for every core."""
+    return "cores" if name == "embedded" else "devices"
+
+
+def _placed(encoder: Any, name: str) -> Any:
+    from models.devices import best_device
+
+    return encoder if _runs_on(name) == "cores" else encoder.to(best_device())
 
 
 @contextmanager
@@ -156,7 +169,7 @@ class LatentWork:
     limits: MediaLimits
     timeout_s: float = 3600.0
     isolated: bool = False
-    runs_on: RunsOn = "cores"
+    runs_on: RunsOn = field(init=False)
     model_bytes: int = field(init=False)
     step: Step = field(init=False)
 
@@ -165,6 +178,7 @@ class LatentWork:
         settings = _told(config, ("buckets", "fps", "autoencoder"), ("autoencoder_subfolder",))
         folder = _inside(config.autoencoder, config.autoencoder_subfolder)
         settings |= {WEIGHTS: {config.autoencoder: weights_id(folder, "autoencoder")}}
+        object.__setattr__(self, "runs_on", _runs_on(config.autoencoder))
         object.__setattr__(self, "model_bytes", memory_of_weights([folder]))
         if scaled := scaling_of(config.autoencoder, config.autoencoder_subfolder):
             settings[FACTS] = dict(zip(("scale", "shift"), scaled, strict=True))
@@ -231,7 +245,7 @@ class LatentWork:
 
         x_TCHW = torch.from_numpy(frames_THWC).permute(0, 3, 1, 2).float() / 127.5 - 1
         z_BTCHW = _autoencoder(self.config).encode(x_TCHW[None])
-        latents = z_BTCHW[0].numpy().astype("<f2")
+        latents = z_BTCHW[0].cpu().numpy().astype("<f2")
         row = {"clip_id": clip_id, "bucket": str(sampled.bucket), "fps": sampled.fps}
         return row | {"latents": latents.tobytes(), "shape": latents.shape}
 
@@ -243,7 +257,7 @@ class TextWork:
     config: EncodeConfig
     timeout_s: float = 1800.0
     isolated: bool = False
-    runs_on: RunsOn = "cores"
+    runs_on: RunsOn = field(init=False)
     model_bytes: int = field(init=False)
     step: Step = field(init=False)
 
@@ -251,6 +265,7 @@ class TextWork:
         config = self.config
         settings = _told(config, ("text_encoder", "caption_shares"), _TEXT_SETTINGS)
         names = {config.text_encoder: _inside(config.text_encoder, config.text_subfolder)}
+        object.__setattr__(self, "runs_on", _runs_on(config.text_encoder))
         object.__setattr__(self, "model_bytes", memory_of_weights(names.values()))
         if config.text_subfolder or config.tokenizer_subfolder:
             folders = {n: getattr(config, n) for n in ("text_subfolder", "tokenizer_subfolder")}
@@ -307,7 +322,7 @@ class TextWork:
         if not found:
             return rows
         encoder, captions = _text_encoder(self.config), [c for c, _ in found.values()]
-        tokens_BLD, mask_BL = encoder.encode(captions)
+        tokens_BLD, mask_BL = (part.cpu() for part in encoder.encode(captions))
         encoded = zip(
             tokens_BLD.numpy().astype("<f2"), mask_BL.numpy(), encoder.num_tokens(captions), strict=True
         )

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from curation.captions.score_words import AskedScores, asking_for
+from models.devices import best_device
 from models.image_encoder import ImageEncoder, load_image_encoder
 from tasks import artifacts
 from tasks.encoding import EncodeConfig, as_caption, load_image_side, load_text_side
@@ -104,6 +105,7 @@ def sample_run(
         numbers=every.numbers,
         sampling=sampling,
         seed=seed,
+        device=best_device(),
         progress=progress,
     )
     progress.finish()
@@ -113,7 +115,7 @@ def sample_run(
 
 
 def _load_image_encoder(start: StartFrom) -> ImageEncoder | None:
-    return load_image_encoder(start.image_encoder) if start.image_encoder else None
+    return load_image_encoder(start.image_encoder).to(best_device()) if start.image_encoder else None
 
 
 def _in_windows(

@@ -137,7 +137,10 @@ def _load_published(model: str, pretrained: str | None) -> ClipModel:
 def _device() -> tuple[str, torch.dtype]:
     import torch
 
-    return ("cuda", torch.float16) if torch.cuda.is_available() else ("cpu", torch.float32)
+    from models.devices import best_device
+
+    device = best_device()
+    return device, torch.float32 if device == "cpu" else torch.float16
 
 
 def _preprocess(settings: dict[str, Any]) -> Callable[[Any], Tensor]:

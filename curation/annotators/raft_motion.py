@@ -72,11 +72,11 @@ class RaftMotionAnnotator:
 
     def load(self) -> None:
         """Loads the network, onto the GPU if there is one; raises WeightsError."""
-        import torch
+        from models.devices import best_device
 
         network = _network(self._config)
         self._name = "raft_small" if network.feature_encoder.conv.out_channels == 128 else "raft_large"
-        self._network = network.to("cuda" if torch.cuda.is_available() else "cpu")
+        self._network = network.to(best_device())
 
     def annotate(self, clips: Sequence[Clip]) -> list[Outcome]:
         """Columns of table raft_motion; a clip with fewer than two grid frames is skipped."""

@@ -174,6 +174,7 @@ def _craft(path: Path) -> tuple[Any, str]:
     import torch
     from easyocr.craft import CRAFT
 
+    from models.devices import best_device
     from models.tensor_files import load_tensors
 
     try:
@@ -187,7 +188,7 @@ def _craft(path: Path) -> tuple[Any, str]:
         raise WeightsError(
             f"{path} does not hold CRAFT's weights ({error}); delete it and fetch it again"
         ) from error
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = best_device()
     return network.to(device).eval(), device
 
 

@@ -56,13 +56,15 @@ class VideoModel:
         import torch
         import transformers
 
+        from models.devices import best_device
+
         if config.kind not in _KINDS:
             raise SettingsError(
                 f"annotators.captions.video.kind is {config.kind!r}; expected one of {', '.join(_KINDS)}"
             )
         self._config = config
         self._kind = _KINDS[config.kind]
-        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._device = best_device()
         self._dtype = torch.bfloat16 if self._device == "cuda" else torch.float32
         source = {"pretrained_model_name_or_path": config.model, "revision": config.revision}
         try:
