@@ -173,6 +173,15 @@ def test_noise_is_no_change() -> None:
     assert found(dark) == ([], [])
 
 
+@pytest.mark.parametrize("length", [5, 6, 8])
+def test_cuts_of_a_quick_montage_are_found(length: int) -> None:
+    """Where a second has four cuts and more, a cut is no further than what is usual around it."""
+    shots = [pan(20 + seed, length, 1) for seed in range(16)]
+    cuts, _ = found([picture for shot in shots for picture in shot])
+    truth = set(range(length, 16 * length, length))
+    assert set(cuts) <= truth and len(cuts) >= 0.8 * len(truth)
+
+
 def test_a_cut_inside_fast_motion_stands_out() -> None:
     cuts, _ = found([*pan(1, 40, 5), *pan(77, 40, 5)])
     assert cuts == [40]
@@ -216,10 +225,17 @@ def test_thresholds_are_ordered() -> None:
 
 def test_strength_is_one_at_the_threshold() -> None:
     measures = measure([*still(1, 40), *still(2, 40)])
-    (cut,) = hard_cuts(measures, EvidenceConfig(cut_change=0.4, cut_ratio=0.01))
-    (at_limit,) = hard_cuts(measures, EvidenceConfig(cut_change=0.4 * cut.strength, cut_ratio=0.01))
+    (cut,) = hard_cuts(measures, EvidenceConfig(cut_change=0.4, cut_ratio=0.01, montage_change=99))
+    (at_limit,) = hard_cuts(
+        measures, EvidenceConfig(cut_change=0.4 * cut.strength, cut_ratio=0.01, montage_change=99)
+    )
     assert at_limit.strength == pytest.approx(1)
-    assert hard_cuts(measures, EvidenceConfig(cut_change=0.401 * cut.strength, cut_ratio=0.01)) == []
+    assert (
+        hard_cuts(
+            measures, EvidenceConfig(cut_change=0.401 * cut.strength, cut_ratio=0.01, montage_change=99)
+        )
+        == []
+    )
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,9 @@ class EvidenceConfig:
     """Least distance across a cut, over the contrast of its sides; unrelated pictures come to about 1."""
     cut_ratio: float = 2.5
     """Least distance across a cut, over that between frames on one side; mean of pixels' and colours'."""
+    montage_change: float = 0.8
+    """Least distance across a cut, over the contrast of its sides, where `cut_ratio` is to the three frames on either side
+    alone: in a quick montage cuts are what is usual around."""
     blend_change: float = 0.45
     """Least distance between the ends of a transition, over their contrast."""
     blend_likeness: float = 0.5
@@ -43,7 +46,7 @@ class EvidenceConfig:
     """Least rise of the mean brightness (0..255) with which a flash of light begins and ends."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class Transition:
     """A change of scene: frames [start, end) belong to neither scene; end is the first of the new one."""
 
@@ -57,14 +60,30 @@ def hard_cuts(measures: Mapping[str, Measure], config: EvidenceConfig) -> list[T
     """Cuts between two frames, in order."""
     pixels, colours = _sides(measures, "lag"), _sides(measures, "colour")
     change = pixels.across / (_side_contrast(measures["contrast"].value) + FLOOR)
-    moved, recoloured = pixels.ratio(_PIXEL_FLOOR), colours.ratio(_COLOUR_FLOOR)
-    ratio = np.maximum(np.sqrt(moved * recoloured), moved / 2)  # two scenes may have the same colours
-    strength = np.minimum(change / config.cut_change, ratio / config.cut_ratio)
     lasting = (pixels.least >= pixels.across / 2) & ~_returns(measures, pixels.across, colours.across)
+    usual = _ratio(pixels, colours, "usual")
+    cuts = _peaks(np.minimum(change / config.cut_change, usual / config.cut_ratio) * lasting, usual, _SIDE)
+    near = _ratio(pixels, colours, "near")
+    quick = _peaks(
+        np.minimum(change / config.montage_change, near / config.cut_ratio) * lasting, near, _SIDE - 1
+    )
+    taken = {cut.start + offset for cut in cuts for offset in range(1 - _SIDE, _SIDE)}
+    return sorted([*cuts, *(cut for cut in quick if cut.start not in taken)])
+
+
+def _ratio(pixels: _Sides, colours: _Sides, to: Literal["usual", "near"]) -> NDArray:
+    """How much further than frames that belong together those across are: mean of pixels' and colours'."""
+    moved = pixels.across / (getattr(pixels, to) + _PIXEL_FLOOR)
+    recoloured = colours.across / (getattr(colours, to) + _COLOUR_FLOOR)
+    return np.maximum(np.sqrt(moved * recoloured), moved / 2)  # two scenes may have the same colours
+
+
+def _peaks(strength: NDArray, ratio: NDArray, reach: int) -> list[Transition]:
+    """Cuts where the strength suffices and no ratio within `reach` frames is larger."""
     return [
         Transition(int(i), int(i), float(strength[i]))
-        for i in np.flatnonzero((strength >= 1) & lasting)
-        if ratio[i] >= ratio[max(0, i - _SIDE) : i + _SIDE + 1].max()
+        for i in np.flatnonzero(strength >= 1)
+        if ratio[i] >= ratio[max(0, i - reach) : i + reach + 1].max()
     ]
 
 
@@ -75,12 +94,10 @@ class _Sides(NamedTuple):
     """Mean distance between frames on either side."""
     least: NDArray
     """Least distance across."""
+    near: NDArray
+    """Mean distance between frames on one side."""
     usual: NDArray
-    """What is usual here without a cut: mean distance on one side, or the steps of the frames around if larger."""
-
-    def ratio(self, floor: float) -> NDArray:
-        """`across` over `usual`; distances about as small as `floor` are noise."""
-        return self.across / (self.usual + floor)
+    """What is usual here without a cut: `near`, or the steps of the frames around if larger."""
 
 
 def _sides(measures: Mapping[str, Measure], kind: str) -> _Sides:
@@ -88,8 +105,9 @@ def _sides(measures: Mapping[str, Measure], kind: str) -> _Sides:
     across = [_shifted(lags[p + q + 1], p + q + 1, q) for p in range(_SIDE) for q in range(_SIDE)]
     left = [_shifted(lags[lag], lag, offset) for lag in range(1, _SIDE) for offset in range(lag - _SIDE, 0)]
     right = [_shifted(lags[lag], lag, offset) for lag in range(1, _SIDE) for offset in range(lag, _SIDE)]
-    usual = np.maximum(_nanmean(left + right), _usual_step(lags[1]))
-    return _Sides(_nanmean(across), np.nan_to_num(np.fmin.reduce(across)), usual)
+    near = _nanmean(left + right)
+    usual = np.maximum(near, _usual_step(lags[1]))
+    return _Sides(_nanmean(across), np.nan_to_num(np.fmin.reduce(across)), near, usual)
 
 
 def _returns(measures: Mapping[str, Measure], pixels: NDArray, colours: NDArray) -> NDArray[np.bool_]:
