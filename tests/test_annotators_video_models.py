@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from annotator_clips import check_columns, clip_of
+from safetensors.torch import load_file, save_file
 from tiny_coca import save_tiny_coca
 from tiny_video_models import CHATS, SAVE
 
@@ -164,3 +166,14 @@ def test_what_cannot_be_loaded_is_named(tmp_path: Path) -> None:
         VideoModel(VideoModelConfig(model=str(tmp_path)))
     with pytest.raises(SettingsError, match="expected one of instructblip-video"):
         VideoModel(VideoModelConfig(kind="llava"))  # type: ignore[arg-type]
+
+
+def test_a_model_that_lacks_a_weight_is_refused(folders: dict[str, Path], tmp_path: Path) -> None:
+    kind = min(folders)
+    shutil.copytree(folders[kind], tmp_path / "model")
+    (file,) = (tmp_path / "model").glob("*.safetensors")
+    tensors = load_file(file)
+    del tensors[min(name for name in tensors if "vision" in name)]
+    save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(WeightsError, match=r"holds no whole .*: it lacks 1"):
+        VideoModel(VideoModelConfig(kind=kind, model=str(tmp_path / "model")))

@@ -57,6 +57,7 @@ class VideoModel:
         import transformers
 
         from models.devices import best_device
+        from models.whole_weights import whole
 
         if config.kind not in _KINDS:
             raise SettingsError(
@@ -69,8 +70,8 @@ class VideoModel:
         source = {"pretrained_model_name_or_path": config.model, "revision": config.revision}
         try:
             self._processor = getattr(transformers, self._kind.processor_class).from_pretrained(**source)
-            network = getattr(transformers, self._kind.model_class).from_pretrained(
-                **source, dtype=self._dtype
+            loaded = getattr(transformers, self._kind.model_class).from_pretrained(
+                **source, dtype=self._dtype, output_loading_info=True
             )
         # transformers raises OSError, ValueError, KeyError and more for one and the same.
         except Exception as error:
@@ -79,7 +80,7 @@ class VideoModel:
                 "holds the model and its processor, or run where the hub is in reach, or set "
                 "annotators.captions.video to none"
             ) from error
-        self._network = network.to(self._device).eval()
+        self._network = whole(loaded, config.model).to(self._device).eval()
 
     def caption(self, videos: Sequence[VideoView]) -> list[tuple[Caption, str]]:
         """See VideoCaptioner."""
