@@ -73,11 +73,7 @@ class Store:
 
     def list(self, folder: str) -> list[Entry]:
         """Files directly in a folder, by name; none if there is no such folder."""
-        return sorted(self._entries(folder, recursive=False), key=lambda e: e.path)
-
-    def list_all(self, folder: str) -> list[Entry]:
-        """Files anywhere below a folder, by path."""
-        return sorted(self._entries(folder, recursive=True), key=lambda e: e.path)
+        return sorted(self._entries(folder), key=lambda e: e.path)
 
     def folders(self, folder: str) -> list[str]:
         """Names of the folders directly in a folder."""
@@ -85,8 +81,8 @@ class Store:
         found = self.filesystem.get_file_info(selector)
         return sorted(i.base_name for i in found if i.type == fs.FileType.Directory)
 
-    def _entries(self, folder: str, *, recursive: bool) -> Iterator[Entry]:
-        selector = fs.FileSelector(self.path(folder), recursive=recursive, allow_not_found=True)
+    def _entries(self, folder: str) -> Iterator[Entry]:
+        selector = fs.FileSelector(self.path(folder), recursive=False, allow_not_found=True)
         for info in self.filesystem.get_file_info(selector):
             if info.type == fs.FileType.File:
                 path = info.path.removeprefix("/") if not self.root.startswith("/") else info.path
